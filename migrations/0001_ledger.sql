@@ -134,7 +134,7 @@ CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON holds FOR EACH STATEME
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 -- A block must follow the head: the compare-and-swap that fences writers. ZS001 tells the loser to look again.
-CREATE FUNCTION advance_head() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION advance_head() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
   UPDATE chain_head SET number = NEW.number, hash = NEW.hash, time_us = NEW.time_us
   WHERE number = NEW.number - 1 AND hash = NEW.previous_hash AND time_us < NEW.time_us;
@@ -146,12 +146,12 @@ END $$;
 CREATE TRIGGER advance_head BEFORE INSERT ON blocks FOR EACH ROW EXECUTE FUNCTION advance_head();
 
 -- The number of the block that this transaction opened; rows can be added to no other.
-CREATE FUNCTION open_block() RETURNS int8 LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+CREATE FUNCTION open_block() RETURNS int8 LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
   SELECT number FROM chain_head WHERE xmin = pg_current_xact_id_if_assigned()::xid
 $$;
 
 -- At commit a block must hold what its header says, so that nothing can be added to it, or left out, on the way.
-CREATE FUNCTION check_block() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION check_block() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
   IF (SELECT count(*) FROM requests WHERE block = NEW.number) <> NEW.request_count
     OR (SELECT count(*) FROM entries WHERE block = NEW.number) <> NEW.entry_count THEN
@@ -162,7 +162,7 @@ END $$;
 CREATE CONSTRAINT TRIGGER check_block AFTER INSERT ON blocks DEFERRABLE INITIALLY DEFERRED
   FOR EACH ROW EXECUTE FUNCTION check_block();
 
-CREATE FUNCTION check_requests() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION check_requests() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
   IF EXISTS (SELECT FROM added WHERE block IS DISTINCT FROM open_block()) THEN
     RAISE EXCEPTION 'requests outside of a block' USING ERRCODE = 'ZS002';
@@ -174,7 +174,7 @@ CREATE TRIGGER check_requests AFTER INSERT ON requests REFERENCING NEW TABLE AS 
 
 -- The golden rule, and the only writer of balances: entries sum to zero per transaction, currency and layer, continue
 -- each account's sequence without a gap, and say the balances that the counters then have.
-CREATE FUNCTION apply_entries() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+CREATE FUNCTION apply_entries() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   opened int8 := open_block();
   crooked record;
@@ -222,7 +222,7 @@ CREATE TRIGGER apply_entries AFTER INSERT ON entries REFERENCING NEW TABLE AS ad
 -- The two doors through which the application writes the ledger.
 
 -- Waits for the chain, keeps it until the end of the transaction.
-CREATE FUNCTION lock_head() RETURNS chain_head LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+CREATE FUNCTION lock_head() RETURNS chain_head LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
   SELECT * FROM chain_head FOR UPDATE
 $$;
 
@@ -234,7 +234,7 @@ CREATE FUNCTION append_block(
   e_item int[], e_line int[], e_account uuid[], e_sequence int8[], e_currency text[], e_layer layer[], e_amount int8[],
   e_posted int8[], e_pending_out int8[], e_pending_in int8[],
   p_changes json
-) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
   INSERT INTO blocks (number, previous_hash, root, hash, time_us, writer, request_count, entry_count)
   VALUES (p_number, p_previous_hash, p_root, p_hash, p_time_us, p_writer, cardinality(r_id), cardinality(e_item));
@@ -292,3 +292,4 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO zerosum_app;
 GRANT INSERT ON tenants, api_keys TO zerosum_app;
 GRANT UPDATE (revoked_at) ON api_keys TO zerosum_app;
 GRANT EXECUTE ON FUNCTION lock_head, append_block TO zerosum_app;
+GRANT zerosum_app TO CURRENT_USER;

@@ -8,7 +8,9 @@ export const AMOUNT_MAX = 9_223_372_036_854_775_807n
 
 /** Currencies whose number of decimals is not 2 (ISO 4217, list one). */
 const EXPONENTS: Record<string, number> = {
-  ...Object.fromEntries('BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF'.split(' ').map((c) => [c, 0])),
+  ...Object.fromEntries(
+    'BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF'.split(' ').map((c) => [c, 0]),
+  ),
   ...Object.fromEntries('BHD IQD JOD KWD LYD OMR TND'.split(' ').map((c) => [c, 3])),
   ...Object.fromEntries('CLF UYW'.split(' ').map((c) => [c, 4])),
 }
@@ -22,8 +24,8 @@ const TWO_DECIMALS =
 
 /** Every currency a wallet may have → how many decimals its minor unit stands for (ISO 4217: USD 2, JPY 0, BHD 3). */
 export const CURRENCIES: ReadonlyMap<string, number> = new Map(
-  [...TWO_DECIMALS.split(' ').map((code): [string, number] => [code, 2]), ...Object.entries(EXPONENTS)].sort(([a], [b]) =>
-    a < b ? -1 : 1,
+  [...TWO_DECIMALS.split(' ').map((code): [string, number] => [code, 2]), ...Object.entries(EXPONENTS)].sort(
+    ([a], [b]) => (a < b ? -1 : 1),
   ),
 )
 

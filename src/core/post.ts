@@ -167,7 +167,12 @@ function statusRefusal(payer: Account | undefined, payee: Account | undefined): 
 }
 
 /** What the balances say against moving, or reserving, an amount. */
-function balanceRefusalOf(from: Account, to: Account, amount: bigint, layer: 'posted' | 'pending'): Refusal | undefined {
+function balanceRefusalOf(
+  from: Account,
+  to: Account,
+  amount: bigint,
+  layer: 'posted' | 'pending',
+): Refusal | undefined {
   const { transferMax } = from.limits
   const { balanceMax } = to.limits
   if (transferMax !== undefined && amount > transferMax) return 'limit_exceeded'

@@ -85,7 +85,9 @@ export class Workspace {
   systemAccount(place: SystemAccountPlace): Account {
     const id = systemAccountId(place)
     const { tenantId, kind, currency } = place
-    return this.account(id) ?? this.open(openedAccount({ id, tenantId, kind, currency, overdraftLimit: null, limits: {} }))
+    return (
+      this.account(id) ?? this.open(openedAccount({ id, tenantId, kind, currency, overdraftLimit: null, limits: {} }))
+    )
   }
 
   /**

@@ -1,0 +1,108 @@
+import { LRUCache } from 'lru-cache'
+import { type Account, systemAccountId } from '../core/account.ts'
+import type { Hold } from '../core/hold.ts'
+import type { Posting, RequestRecord } from '../core/post.ts'
+import type { Request } from '../core/request.ts'
+import { type Movement, movementsOf, OUTSIDE, type Transfer } from '../core/transfer.ts'
+import { recordName, type State } from '../core/workspace.ts'
+import type { Loaded, Wanted } from './sql/loadState.ts'
+
+/** How much is remembered. Each must hold more than two blocks can touch: what is in flight may not fall out. */
+const ACCOUNTS_MAX = 250_000
+const OTHERS_MAX = 50_000
+
+/** What Map and LRUCache have in common. */
+type Store<V> = { get(key: string): V | undefined; has(key: string): boolean; set(key: string, value: V): unknown }
+
+/**
+ * What a poster remembers of the ledger: the state after the last block it sent. It is true only as long as nobody else
+ * adds a block; the chain's compare-and-swap finds out, and then all of it is forgotten.
+ */
+export class Memory implements State {
+  readonly #accounts: Store<Account>
+  readonly #holds: Store<Hold>
+  readonly #transfers: Store<Transfer>
+  readonly #records: Store<RequestRecord>
+
+  /** @param size `bounded` for what lives long; `unbounded` for what is filled with one batch and dropped */
+  constructor(size: 'bounded' | 'unbounded') {
+    const store = <V extends object>(max: number): Store<V> => (size === 'bounded' ? new LRUCache({ max }) : new Map())
+    this.#accounts = store(ACCOUNTS_MAX)
+    this.#holds = store(OTHERS_MAX)
+    this.#transfers = store(OTHERS_MAX)
+    this.#records = store(OTHERS_MAX)
+  }
+
+  account(id: string): Account | undefined {
+    return this.#accounts.get(id)
+  }
+
+  hold(id: string): Hold | undefined {
+    return this.#holds.get(id)
+  }
+
+  transfer(id: string): Transfer | undefined {
+    return this.#transfers.get(id)
+  }
+
+  record(tenantId: string, scope: string, key: string): RequestRecord | undefined {
+    return this.#records.get(recordName(tenantId, scope, key))
+  }
+
+  /** What the database must be asked for before a batch can be decided: all that it names and that is not remembered. */
+  wantedBy(requests: readonly Request[], shard: number): Wanted {
+    const accounts = new Set<string>()
+    const holds = new Set<string>()
+    const transfers = new Set<string>()
+    const wantMovements = (tenantId: string, movements: readonly Pick<Movement, 'from' | 'to' | 'currency'>[]) => {
+      for (const { from, to, currency } of movements) {
+        for (const end of [from, to]) {
+          const id = end ?? systemAccountId({ tenantId, shard, kind: OUTSIDE, currency })
+          if (!this.#accounts.has(id)) accounts.add(id)
+        }
+      }
+    }
+    for (const { tenantId, operation } of requests) {
+      wantMovements(tenantId, operation.kind === 'hold' ? [operation.leg] : movementsOf(operation))
+      if (operation.kind === 'wallet-update' && !this.#accounts.has(operation.walletId))
+        accounts.add(operation.walletId)
+      if ('holdId' in operation) {
+        const hold = this.#holds.get(operation.holdId)
+        if (hold) wantMovements(tenantId, [hold])
+        else holds.add(operation.holdId)
+      }
+      if ('transferId' in operation) {
+        const transfer = this.#transfers.get(operation.transferId)
+        if (transfer) wantMovements(tenantId, transfer.movements)
+        else transfers.add(operation.transferId)
+      }
+    }
+    return {
+      accounts: [...accounts],
+      holds: [...holds],
+      transfers: [...transfers],
+      records: requests.filter(({ tenantId, scope, key }) => !this.#records.has(recordName(tenantId, scope, key))),
+    }
+  }
+
+  /** Adds what was read. What is remembered already stays: it may be younger than what the database could show. */
+  learn({ accounts, holds, transfers, records }: Loaded): void {
+    for (const account of accounts) if (!this.#accounts.has(account.id)) this.#accounts.set(account.id, account)
+    for (const hold of holds) if (!this.#holds.has(hold.id)) this.#holds.set(hold.id, hold)
+    for (const transfer of transfers) {
+      if (!this.#transfers.has(transfer.id)) this.#transfers.set(transfer.id, transfer)
+    }
+    for (const record of records) {
+      const name = recordName(record.tenantId, record.scope, record.key)
+      if (!this.#records.has(name)) this.#records.set(name, record)
+    }
+  }
+
+  /** Moves on to the state after a posting. */
+  apply({ accounts, holds, transfers, records }: Posting['changes']): void {
+    for (const [id, account] of accounts) this.#accounts.set(id, account)
+    for (const [id, hold] of holds) this.#holds.set(id, hold)
+    for (const [id, transfer] of transfers) this.#transfers.set(id, transfer)
+    for (const [name, record] of records) this.#records.set(name, record)
+  }
+}

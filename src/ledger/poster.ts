@@ -1,0 +1,195 @@
+import { type Block, blockTimeUs, type ChainHead, sealBlock } from '../core/block.ts'
+import { type Outcome, type Posting, post } from '../core/post.ts'
+import type { Request } from '../core/request.ts'
+import { connect, failureOf, type Sql, type Tx } from '../postgres/connect.ts'
+import { Memory } from './memory.ts'
+import { appendBlock } from './sql/appendBlock.ts'
+import { lockHead } from './sql/chainHead.ts'
+import { loadState } from './sql/loadState.ts'
+
+/** The database did not take the block in time. What was sent may or may not be there: the same key asks again. */
+export class LedgerUnavailable extends Error {}
+
+/** What became of a request: decided, or why that isn't known. */
+export type Result = Outcome | Error
+
+/** Posts batches to one shard. */
+export type Poster = {
+  /**
+   * Decides a batch and makes it durable; at most one block. Batches may overlap, they are decided in the order of the calls.
+   * @returns a result for each request, in order: its outcome, once that is on disk; or LedgerUnavailable when the database
+   * can't be reached or others kept winning the chain; or what went wrong with this very request (a bug)
+   */
+  post(requests: readonly Request[]): Promise<Result[]>
+  close(): Promise<void>
+}
+
+export type PosterOptions = {
+  url: string
+  shard: number
+  /** Names this node in the blocks that it writes. */
+  writer: string
+  /** Microseconds since 1970. */
+  clockUs: () => number
+  /** Told about each block that was written. */
+  onBlock?: (block: Block, posting: Posting) => void
+  /** Told about what went wrong and was tried again. */
+  onRetry?: (error: unknown) => void
+}
+
+const ATTEMPTS_MAX = 8
+const RETRY_DELAY_MS_MAX = 1_000
+/** After so many turns without another writer, a poster takes the chain for its own. */
+const QUIET_TURNS = 3
+
+/**
+ * The imperative shell around the pure `post`. It writes in one of two ways:
+ *
+ *   leading    Nobody else writes. The state is in memory; a batch is decided as soon as the batch before it is, while that
+ *              one's block is still on its way to disk. One message per block. If the chain moved after all, the block's
+ *              compare-and-swap fails, and so does every block sent after it.
+ *   following  Others write too, or it isn't known. One transaction takes the chain's lock, loads all that the batch names,
+ *              decides, writes. Writers take turns.
+ *
+ * It starts following, leads after QUIET_TURNS turns in which the head was where it left it, and follows again as soon as
+ * anything fails. A failed batch is tried again in a turn of its own: if its first try did reach the disk after all (the
+ * connection broke at the wrong moment), the idempotency records say so, and its outcomes are found instead of decided.
+ *
+ * Invariants: outcomes are handed out only after the block that holds them has been committed, or one that came after it;
+ * `#memory` and `#head` are the state after the last block sent, or `undefined`.
+ */
+class ShardPoster implements Poster {
+  readonly #options: PosterOptions
+  /** One connection each: messages on it keep their order. Reads go beside, so that they overlap with a commit. */
+  readonly #writes: Sql
+  readonly #reads: Sql
+  #memory: Memory | undefined
+  #head: ChainHead | undefined
+  #quietTurns = 0
+  /** Ends when the last batch has been decided (leading) or its turn is over (following). */
+  #turn: Promise<unknown> = Promise.resolve()
+  /** Ends when the last block sent is committed; fails with it. */
+  #lastCommit: Promise<unknown> = Promise.resolve()
+
+  constructor(options: PosterOptions) {
+    this.#options = options
+    this.#writes = connect(options.url, { max: 1, name: `zerosum poster ${options.shard}` })
+    this.#reads = connect(options.url, { max: 1, name: `zerosum poster reads ${options.shard}` })
+  }
+
+  async post(requests: readonly Request[]): Promise<Result[]> {
+    const sent = await this.#inTurn(() => this.#lead(requests)).catch((error) => this.#follow(error))
+    if (sent) {
+      try {
+        await sent.commit
+        return sent.outcomes
+      } catch (error) {
+        this.#follow(error)
+      }
+    }
+    return await this.#postInTurns(requests)
+  }
+
+  async close(): Promise<void> {
+    await this.#turn.catch(() => {})
+    await Promise.all([this.#writes.end({ timeout: 5 }), this.#reads.end({ timeout: 5 })])
+  }
+
+  /** Decides on what is in memory and sends the block; `undefined` if this poster doesn't lead. */
+  async #lead(requests: readonly Request[]): Promise<{ commit: Promise<unknown>; outcomes: Outcome[] } | undefined> {
+    const memory = this.#memory
+    if (!memory) return undefined
+    memory.learn(await loadState(this.#reads, memory.wantedBy(requests, this.#options.shard)))
+    const head = this.#head
+    // A block that was in flight failed meanwhile: what would be decided on is not what is there.
+    if (this.#memory !== memory || !head) return undefined
+    const { block, posting } = this.#decide(memory, requests, head)
+    const outcomes = [...posting.outcomes]
+    // Nothing new: the outcomes were decided by blocks that are committed, or on their way.
+    if (!block) return { commit: this.#lastCommit, outcomes }
+    memory.apply(posting.changes)
+    this.#head = block
+    const commit = appendBlock(this.#writes, block, posting.changes)
+    commit.then(
+      () => this.#options.onBlock?.(block, posting),
+      () => {}, // whoever waits for the commit handles its failure
+    )
+    this.#lastCommit = commit
+    return { commit, outcomes }
+  }
+
+  /** One batch, one turn; again if that fails. A batch that the database refuses is split until the culprit stands alone. */
+  async #postInTurns(requests: readonly Request[]): Promise<Result[]> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#inTurn(() => this.#takeTurn(requests))
+      } catch (error) {
+        this.#follow(error)
+        if (failureOf(error) === 'refused') {
+          if (requests.length === 1) return [new Error('posting failed', { cause: error })]
+          const half = Math.ceil(requests.length / 2)
+          const first = await this.#postInTurns(requests.slice(0, half))
+          return [...first, ...(await this.#postInTurns(requests.slice(half)))]
+        }
+        if (attempt === ATTEMPTS_MAX) {
+          const unavailable = new LedgerUnavailable('the ledger database is not available', { cause: error })
+          return requests.map(() => unavailable)
+        }
+        const delayMs = Math.min(RETRY_DELAY_MS_MAX, 20 * 2 ** attempt) * (0.5 + Math.random() / 2)
+        await new Promise((done) => setTimeout(done, delayMs))
+      }
+    }
+  }
+
+  async #takeTurn(requests: readonly Request[]): Promise<Outcome[]> {
+    const { shard } = this.#options
+    const { head, block, posting } = await this.#writes.begin(async (sql: Tx) => {
+      const head = await lockHead(sql)
+      const state = new Memory('unbounded')
+      state.learn(await loadState(sql, state.wantedBy(requests, shard)))
+      const decided = this.#decide(state, requests, head)
+      if (decided.block) await appendBlock(sql, decided.block, decided.posting.changes)
+      return { head, ...decided }
+    })
+    const isQuiet = this.#head?.number === head.number
+    this.#quietTurns = isQuiet ? this.#quietTurns + 1 : 0
+    this.#head = block ?? head
+    if (this.#quietTurns >= QUIET_TURNS) this.#memory = new Memory('bounded')
+    if (block) this.#options.onBlock?.(block, posting)
+    // Replays of what this very call asked before (its first try was committed after all) are its own decisions.
+    const mine = new Set(requests.map(({ id }) => id))
+    return posting.outcomes.map((outcome) =>
+      outcome.status === 'replayed' && mine.has(outcome.record.id) ? { ...outcome, status: 'decided' } : outcome,
+    )
+  }
+
+  #decide(
+    state: Memory,
+    requests: readonly Request[],
+    head: ChainHead,
+  ): { block: Block | undefined; posting: Posting } {
+    const { shard, writer, clockUs } = this.#options
+    const timeUs = blockTimeUs(head, clockUs())
+    const posting = post(state, requests, { nowUs: timeUs, shard })
+    const isNews = posting.decisions.length > 0
+    return { block: isNews ? sealBlock(head, posting.decisions, { shard, writer, timeUs }) : undefined, posting }
+  }
+
+  #follow(error: unknown): void {
+    this.#memory = undefined
+    this.#head = undefined
+    this.#quietTurns = 0
+    this.#options.onRetry?.(error)
+  }
+
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const mine = this.#turn.then(work, work)
+    this.#turn = mine
+    return await mine
+  }
+}
+
+/** A poster for one shard. It connects with the first batch. */
+export function createPoster(options: PosterOptions): Poster {
+  return new ShardPoster(options)
+}

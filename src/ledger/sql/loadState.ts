@@ -1,0 +1,152 @@
+import type { Account, AccountStatus } from '../../core/account.ts'
+import type { Hold } from '../../core/hold.ts'
+import type { RequestRecord } from '../../core/post.ts'
+import type { Refusal } from '../../core/refusal.ts'
+import type { Kind, Payload, Request } from '../../core/request.ts'
+import { recordedMovements, type Transfer } from '../../core/transfer.ts'
+import { arrayLiteral, type Sql, type Tx } from '../../postgres/connect.ts'
+
+/** What a batch names, as far as it must be read from the database. */
+export type Wanted = {
+  readonly accounts: readonly string[]
+  readonly holds: readonly string[]
+  readonly transfers: readonly string[]
+  readonly records: readonly Request[]
+}
+
+/** What was found of it; the accounts of wanted holds and transfers included. */
+export type Loaded = {
+  readonly accounts: readonly Account[]
+  readonly holds: readonly Hold[]
+  readonly transfers: readonly Transfer[]
+  readonly records: readonly (RequestRecord & { readonly scope: string; readonly key: string })[]
+}
+
+/** Loads all that a batch needs in one round trip. */
+export async function loadState(sql: Sql | Tx, wanted: Wanted): Promise<Loaded> {
+  const [accounts, holds, transfers, records] = await Promise.all([
+    loadAccounts(sql, wanted),
+    wanted.holds.length === 0 ? [] : loadHolds(sql, wanted.holds),
+    wanted.transfers.length === 0 ? [] : loadTransfers(sql, wanted.transfers),
+    wanted.records.length === 0 ? [] : loadRecords(sql, wanted.records),
+  ])
+  return { accounts, holds, transfers, records }
+}
+
+type AccountRow = {
+  id: string
+  tenant_id: string
+  kind: Account['kind']
+  currency: string
+  status: AccountStatus
+  overdraft_limit: bigint | null
+  transfer_max: bigint | null
+  balance_max: bigint | null
+  sequence: bigint
+  debits_posted: bigint
+  credits_posted: bigint
+  debits_pending: bigint
+  credits_pending: bigint
+}
+
+async function loadAccounts(sql: Sql | Tx, { accounts, holds, transfers }: Wanted): Promise<Account[]> {
+  const columns = sql`
+    id, tenant_id, kind, currency, status, overdraft_limit, transfer_max, balance_max,
+    sequence, debits_posted, credits_posted, debits_pending, credits_pending`
+  const isIndirect = holds.length + transfers.length > 0
+  if (accounts.length === 0 && !isIndirect) return []
+  const rows = isIndirect
+    ? await sql<AccountRow[]>`
+        SELECT ${columns} FROM accounts WHERE id IN (
+          SELECT unnest(${arrayLiteral(accounts)}::uuid[])
+          UNION SELECT unnest(ARRAY[from_account, to_account]) FROM holds WHERE id = ANY (${arrayLiteral(holds)}::uuid[])
+          UNION SELECT e.account_id FROM requests r JOIN entries e ON (e.block, e.item) = (r.block, r.item)
+                WHERE r.id = ANY (${arrayLiteral(transfers)}::uuid[]))`
+    : await sql<AccountRow[]>`SELECT ${columns} FROM accounts WHERE id = ANY (${arrayLiteral(accounts)}::uuid[])`
+  return rows.map((row) => ({
+    id: row.id,
+    tenantId: row.tenant_id,
+    kind: row.kind,
+    currency: row.currency,
+    status: row.status,
+    overdraftLimit: row.overdraft_limit,
+    limits: {
+      ...(row.transfer_max === null ? {} : { transferMax: row.transfer_max }),
+      ...(row.balance_max === null ? {} : { balanceMax: row.balance_max }),
+    },
+    sequence: Number(row.sequence),
+    debitsPosted: row.debits_posted,
+    creditsPosted: row.credits_posted,
+    debitsPending: row.debits_pending,
+    creditsPending: row.credits_pending,
+  }))
+}
+
+type HoldRow = {
+  id: string
+  tenant_id: string
+  from_account: string
+  to_account: string
+  amount: bigint
+  currency: string
+  expires_at_us: bigint
+  status: Hold['status']
+  captured: bigint
+}
+
+async function loadHolds(sql: Sql | Tx, ids: readonly string[]): Promise<Hold[]> {
+  const rows = await sql<HoldRow[]>`
+    SELECT id, tenant_id, from_account, to_account, amount, currency, expires_at_us, status, captured
+    FROM holds WHERE id = ANY (${arrayLiteral(ids)}::uuid[])`
+  return rows.map((row) => ({
+    id: row.id,
+    tenantId: row.tenant_id,
+    from: row.from_account,
+    to: row.to_account,
+    amount: row.amount,
+    currency: row.currency,
+    expiresAtUs: Number(row.expires_at_us),
+    status: row.status,
+    captured: row.captured,
+  }))
+}
+
+/** Accepted transfers, top-ups and withdrawals, with what was reversed of each: the sum of their reversals' movements. */
+async function loadTransfers(sql: Sql | Tx, ids: readonly string[]): Promise<Transfer[]> {
+  const rows = await sql<{ id: string; tenant_id: string; kind: Kind; payload: Payload; reversed: string }[]>`
+    SELECT t.id, t.tenant_id, t.kind, t.payload, (
+      SELECT coalesce(sum((m->>'amount')::numeric), 0)::text
+      FROM requests r, json_array_elements(r.result->'movements') AS m
+      WHERE r.target = t.id AND r.kind = 'reversal' AND r.refusal IS NULL) AS reversed
+    FROM requests t
+    WHERE t.id = ANY (${arrayLiteral(ids)}::uuid[])
+      AND t.refusal IS NULL AND t.kind IN ('transfer', 'top-up', 'withdrawal')`
+  return rows.map(({ id, tenant_id, kind, payload, reversed }) => ({
+    id,
+    tenantId: tenant_id,
+    movements: recordedMovements(kind, payload, null) ?? [],
+    reversed: BigInt(reversed),
+  }))
+}
+
+type RecordRow = {
+  id: string
+  tenant_id: string
+  scope: string
+  key: string
+  kind: Kind
+  payload: string
+  refusal: Refusal | null
+  result: string | null
+  time_us: bigint
+}
+
+async function loadRecords(sql: Sql | Tx, requests: readonly Request[]): Promise<Loaded['records']> {
+  const column = (value: (request: Request) => string) => arrayLiteral(requests.map(value))
+  const rows = await sql<RecordRow[]>`
+    SELECT r.id, r.tenant_id, r.scope, r.key, r.kind, r.payload::text, r.refusal, r.result::text, b.time_us
+    FROM unnest(${column((r) => r.tenantId)}::uuid[], ${column((r) => r.scope)}::uuid[],
+                ${column((r) => r.key)}::text[]) AS w (tenant_id, scope, key)
+    JOIN requests r USING (tenant_id, scope, key) JOIN blocks b ON b.number = r.block`
+  return rows.map(({ tenant_id, time_us, ...row }) => ({ ...row, tenantId: tenant_id, timeUs: Number(time_us) }))
+}

