@@ -178,7 +178,10 @@ function report(measures: Measure[], { json, accounts, seed }: PostingOptions): 
     hotToUniform: hot.perSecond / plain.perSecond,
     uniformToFloor: plain.perSecond / floor.perSecond,
   }
-  if (json) return console.log(JSON.stringify({ accounts, seed, measures, ratios }, null, 2))
+  if (json) {
+    console.log(JSON.stringify({ accounts, seed, measures, ratios }, null, 2))
+    return
+  }
   printMeasures(measures)
   console.log(`uniform / classic: ${ratios.uniformToClassic.toFixed(1)} (the bar is 10)`)
   console.log(`one hot account / uniform: ${ratios.hotToUniform.toFixed(2)} (the bar is 1)`)

@@ -33,7 +33,7 @@ CREATE TABLE blocks (
   previous_hash bytea NOT NULL,
   root bytea NOT NULL CHECK (length(root) = 32),
   hash bytea NOT NULL CHECK (length(hash) = 32),
-  time_us int8 NOT NULL,
+  time_us int8 NOT NULL UNIQUE,
   writer text NOT NULL,
   request_count int NOT NULL CHECK (request_count > 0),
   entry_count int NOT NULL CHECK (entry_count >= 0)
@@ -218,6 +218,31 @@ BEGIN
 END $$;
 CREATE TRIGGER apply_entries AFTER INSERT ON entries REFERENCING NEW TABLE AS added
   FOR EACH STATEMENT EXECUTE FUNCTION apply_entries();
+
+-- Balances and the head have no other writer: an UPDATE of them that does not come out of a trigger above is refused.
+CREATE FUNCTION refuse_direct_update() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_trigger_depth() < 2 THEN
+    RAISE EXCEPTION '% change by entries and blocks alone: direct UPDATE refused', TG_TABLE_NAME USING ERRCODE = 'ZS003';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER no_direct_update
+  BEFORE UPDATE OF id, tenant_id, kind, currency, sequence, debits_posted, credits_posted, debits_pending, credits_pending
+  ON accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
+CREATE TRIGGER no_direct_update BEFORE UPDATE OF number, hash, time_us
+  ON chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
+
+CREATE FUNCTION check_opened() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT FROM added WHERE (sequence, debits_posted, credits_posted, debits_pending, credits_pending)
+                                     IS DISTINCT FROM (0::int8, 0::int8, 0::int8, 0::int8, 0::int8)) THEN
+    RAISE EXCEPTION 'an account is opened empty' USING ERRCODE = 'ZS002';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER check_opened AFTER INSERT ON accounts REFERENCING NEW TABLE AS added
+  FOR EACH STATEMENT EXECUTE FUNCTION check_opened();
 
 -- The two doors through which the application writes the ledger.
 

@@ -34,7 +34,7 @@ export type PosterOptions = {
   /** Told about each block that was written. */
   onBlock?: (block: Block, posting: Posting) => void
   /** Told about what went wrong and was tried again. */
-  onRetry?: (error: unknown) => void
+  onTrouble?: (error: unknown) => void
 }
 
 const ATTEMPTS_MAX = 8
@@ -179,7 +179,7 @@ class ShardPoster implements Poster {
     this.#memory = undefined
     this.#head = undefined
     this.#quietTurns = 0
-    this.#options.onRetry?.(error)
+    this.#options.onTrouble?.(error)
   }
 
   async #inTurn<T>(work: () => Promise<T>): Promise<T> {

@@ -1,0 +1,119 @@
+import type { Refusal } from './core/refusal.ts'
+
+/** One entry of the catalogue: the HTTP status of a problem, its title, and what whoever meets it should do. */
+type Problem = { readonly status: number; readonly title: string; readonly advice: string }
+
+const REFUSED: Record<Refusal, Problem> = {
+  idempotency_key_reused: {
+    status: 422,
+    title: 'This idempotency key was used for another request',
+    advice: 'Use a new key for a new request. A retry must repeat the body exactly.',
+  },
+  same_wallet: { status: 422, title: 'Payer and payee are the same wallet', advice: 'Name two different wallets.' },
+  currency_mismatch: {
+    status: 422,
+    title: 'A wallet has another currency than the request',
+    advice: 'Use the currency of the wallets; Zerosum does not convert.',
+  },
+  from_not_found: { status: 422, title: 'There is no such wallet to pay from', advice: 'Check the id in `from`.' },
+  to_not_found: { status: 422, title: 'There is no such wallet to pay to', advice: 'Check the id in `to`.' },
+  hold_not_found: { status: 422, title: 'There is no such hold', advice: 'Check the hold id.' },
+  transfer_not_found: {
+    status: 422,
+    title: 'There is no such transfer to reverse',
+    advice: 'Only completed transfers, top-ups and withdrawals can be reversed.',
+  },
+  hold_already_captured: {
+    status: 422,
+    title: 'The hold was captured already',
+    advice: 'A hold is captured once; reverse or transfer instead.',
+  },
+  hold_already_released: { status: 422, title: 'The hold was released already', advice: 'Place a new hold.' },
+  hold_expired: { status: 422, title: 'The hold has expired', advice: 'Place a new hold.' },
+  hold_not_expired: { status: 422, title: 'The hold has not expired yet', advice: 'Release it instead.' },
+  exceeds_hold: { status: 422, title: 'More than the hold is asked', advice: 'Capture at most the amount held.' },
+  already_reversed: {
+    status: 422,
+    title: 'The transfer was reversed in full already',
+    advice: 'Nothing is left to do.',
+  },
+  exceeds_reversible: {
+    status: 422,
+    title: 'More than is left of the transfer is asked back',
+    advice: 'Ask for less, or name no amount to take back all that is left. Several legs are reversed in full only.',
+  },
+  wallet_closed: { status: 422, title: 'A wallet is closed', advice: 'A closed wallet stays closed; open a new one.' },
+  wallet_frozen: { status: 422, title: 'A wallet is frozen', advice: 'Wait until it is active again.' },
+  wallet_not_empty: {
+    status: 422,
+    title: 'The wallet still has money in it, or on its way',
+    advice: 'Bring its balances to zero, pending ones too, then close it.',
+  },
+  limit_exceeded: { status: 422, title: 'A limit of a wallet is exceeded', advice: 'Move less, or raise the limit.' },
+  insufficient_funds: { status: 422, title: 'The wallet cannot pay that much', advice: 'Top up, or move less.' },
+  balance_overflow: { status: 422, title: 'A balance would pass 2^63 - 1', advice: 'Use another wallet.' },
+}
+
+/** Every code that an answer can carry. docs/errors.md lists the same, and a test compares. */
+export const PROBLEMS = {
+  bad_request: { status: 400, title: 'The request is not well-formed HTTP', advice: 'See detail.' },
+  invalid_json: { status: 400, title: 'The body is not JSON', advice: 'Send valid JSON, in UTF-8.' },
+  validation_failed: {
+    status: 400,
+    title: 'The request is not as the contract says',
+    advice: 'See errors, a line a field.',
+  },
+  idempotency_key_missing: {
+    status: 400,
+    title: 'The Idempotency-Key header is missing',
+    advice: 'Send a key of your own, a UUID for example, and the same one when you retry.',
+  },
+  unauthorized: {
+    status: 401,
+    title: 'No valid API key',
+    advice: 'Send Authorization: Bearer and a key of your tenant.',
+  },
+  forbidden: { status: 403, title: 'The key lacks a scope', advice: 'Use a key with the scope that detail names.' },
+  not_found: { status: 404, title: 'There is nothing here', advice: 'Check the path and the id.' },
+  request_in_flight: {
+    status: 409,
+    title: 'The request is still being posted',
+    advice: 'Send it again with the same key: it has one effect, and you get the answer.',
+  },
+  payload_too_large: { status: 413, title: 'The body is too large', advice: 'Send less, in several requests.' },
+  unsupported_media_type: { status: 415, title: 'The body is not application/json', advice: 'Set Content-Type.' },
+  ...REFUSED,
+  internal_error: {
+    status: 500,
+    title: 'Something went wrong on our side',
+    advice: 'Retry with the same key. If it stays, report the correlationId.',
+  },
+  saturated: {
+    status: 503,
+    title: 'Too much is waiting to be posted',
+    advice: 'Retry after the time given, same key.',
+  },
+  ledger_unavailable: {
+    status: 503,
+    title: 'The ledger cannot be reached',
+    advice: 'Retry after the time given with the same key: what was posted is not posted twice.',
+  },
+} as const satisfies Record<string, Problem>
+
+export type ErrorCode = keyof typeof PROBLEMS
+
+/** One field of a request that is not as it must be. */
+export type FieldError = { field: string; message: string }
+
+/** A problem that has an answer: thrown by what stands before the ledger, rendered by `http/problems.ts`. */
+export class ZerosumError extends Error {
+  readonly code: ErrorCode
+  /** More members of the problem (RFC 9457, 3.2). */
+  readonly extra: Readonly<Record<string, unknown>>
+
+  constructor(code: ErrorCode, detail: string = PROBLEMS[code].advice, extra: Record<string, unknown> = {}) {
+    super(detail)
+    this.code = code
+    this.extra = extra
+  }
+}

@@ -1,0 +1,58 @@
+import type { BlockHeader } from '../core/block.ts'
+import type { Hold } from '../core/hold.ts'
+import type { RequestRecord } from '../core/post.ts'
+import type { Sql } from '../postgres/connect.ts'
+import { type Balance, readBalance, readBalanceAt } from './sql/balances.ts'
+import { findBlock, listBlockRequests, listBlocks } from './sql/blocks.ts'
+import { findTransaction, type HistoryEntry, listEntries, type Transaction } from './sql/history.ts'
+import { findHold, findRecord, findReversal, listExpiredHolds } from './sql/records.ts'
+import { findWallet, listWallets, type Wallet } from './sql/wallets.ts'
+
+/** A place in a list: how many, and after which one (`null` is from the newest). */
+export type Page<Before> = { readonly limit: number; readonly before: Before | null }
+
+/** Everything that is read from one shard, committed state only. What belongs to another tenant is not there. */
+export type Reader = {
+  wallet(tenantId: string, id: string): Promise<Wallet | undefined>
+  wallets(tenantId: string, holderId: string, page: Page<string>): Promise<Wallet[]>
+  balance(tenantId: string, walletId: string): Promise<Balance | undefined>
+  /** @param atUs microseconds since 1970, in the past */
+  balanceAt(tenantId: string, walletId: string, atUs: number): Promise<Balance | undefined>
+  /** The caller has made sure that the wallet is the tenant's. */
+  entries(walletId: string, page: Page<number>): Promise<HistoryEntry[]>
+  /** A transfer, top-up, withdrawal or reversal, refused ones too, and the last reversal of it. */
+  transfer(tenantId: string, id: string): Promise<{ record: RequestRecord; reversedBy: string | undefined } | undefined>
+  transaction(tenantId: string, id: string): Promise<Transaction | undefined>
+  hold(tenantId: string, id: string): Promise<Hold | undefined>
+  expiredHolds(nowUs: number, limit: number): Promise<{ id: string; tenantId: string }[]>
+  blocks(page: Page<number>): Promise<BlockHeader[]>
+  block(number: number): Promise<BlockHeader | undefined>
+  blockRequests(tenantId: string, block: number): ReturnType<typeof listBlockRequests>
+  /** @throws if the database does not answer */
+  ping(): Promise<void>
+}
+
+/** The reader of a shard, over a pool of its own. */
+export function createReader(sql: Sql, shard: number): Reader {
+  return {
+    wallet: (tenantId, id) => findWallet(sql, tenantId, id),
+    wallets: (tenantId, holderId, page) => listWallets(sql, { tenantId, holderId, ...page }),
+    balance: (tenantId, walletId) => readBalance(sql, tenantId, walletId),
+    balanceAt: (tenantId, walletId, atUs) => readBalanceAt(sql, { tenantId, walletId, atUs }),
+    entries: (walletId, page) => listEntries(sql, { walletId, ...page }),
+    async transfer(tenantId, id) {
+      const kinds = ['transfer', 'top-up', 'withdrawal', 'reversal'] as const
+      const [record, reversedBy] = await Promise.all([findRecord(sql, { tenantId, id, kinds }), findReversal(sql, id)])
+      return record && { record, reversedBy }
+    },
+    transaction: (tenantId, id) => findTransaction(sql, tenantId, id),
+    hold: (tenantId, id) => findHold(sql, tenantId, id),
+    expiredHolds: (nowUs, limit) => listExpiredHolds(sql, { nowUs, limit }),
+    blocks: (page) => listBlocks(sql, shard, page),
+    block: (number) => findBlock(sql, shard, number),
+    blockRequests: (tenantId, block) => listBlockRequests(sql, { tenantId, block }),
+    async ping() {
+      await sql`SELECT 1`
+    },
+  }
+}

@@ -1,0 +1,132 @@
+import type { Account } from '../../core/account.ts'
+import type { Kind, Payload } from '../../core/request.ts'
+import type { Layer } from '../../core/workspace.ts'
+import type { Sql } from '../../postgres/connect.ts'
+
+/** An entry of an account, with what it was part of. */
+export type HistoryEntry = {
+  readonly accountId: string
+  readonly sequence: number
+  readonly transactionId: string
+  readonly kind: Kind
+  readonly amount: bigint
+  readonly layer: Layer
+  /** After the entry: `posted` on the posted layer; on the pending one, pending in - pending out. */
+  readonly balanceAfter: bigint
+  readonly counterpartyId: string
+  readonly counterpartyKind: Account['kind']
+  readonly memo: string | null
+  readonly timeUs: number
+}
+
+type Row = {
+  account_id: string
+  sequence: bigint
+  id: string
+  kind: Kind
+  amount: bigint
+  layer: Layer
+  balance_after: bigint
+  other_id: string
+  other_kind: Account['kind']
+  memo: string | null
+  time_us: bigint
+}
+
+/** A wallet's entries, newest first, before entry number `before`. Lines come in pairs, so the other side is one away. */
+export async function listEntries(
+  sql: Sql,
+  query: { walletId: string; limit: number; before: number | null },
+): Promise<HistoryEntry[]> {
+  const rows = await sql<Row[]>`
+    SELECT e.account_id, e.sequence, r.id, r.kind, e.amount, e.layer, r.payload->>'memo' AS memo, b.time_us,
+           CASE e.layer WHEN 'posted' THEN e.posted ELSE e.pending_in - e.pending_out END AS balance_after,
+           other.account_id AS other_id, a.kind AS other_kind
+    FROM entries e
+    JOIN requests r ON (r.block, r.item) = (e.block, e.item)
+    JOIN blocks b ON b.number = e.block
+    JOIN entries other ON (other.block, other.item, other.line) = (e.block, e.item, e.line # 1)
+    JOIN accounts a ON a.id = other.account_id
+    WHERE e.account_id = ${query.walletId} AND (${query.before}::int8 IS NULL OR e.sequence < ${query.before}::int8)
+    ORDER BY e.sequence DESC LIMIT ${query.limit}`
+  return rows.map((row) => ({
+    accountId: row.account_id,
+    sequence: Number(row.sequence),
+    transactionId: row.id,
+    kind: row.kind,
+    amount: row.amount,
+    layer: row.layer,
+    balanceAfter: row.balance_after,
+    counterpartyId: row.other_id,
+    counterpartyKind: row.other_kind,
+    memo: row.memo,
+    timeUs: Number(row.time_us),
+  }))
+}
+
+/** A transaction and its entries, in order. */
+export type Transaction = {
+  readonly id: string
+  readonly kind: Kind
+  readonly payload: Payload
+  readonly block: number
+  readonly item: number
+  readonly timeUs: number
+  readonly entries: readonly {
+    accountId: string
+    accountKind: Account['kind']
+    sequence: number
+    currency: string
+    amount: bigint
+    layer: Layer
+    balanceAfter: bigint
+  }[]
+}
+
+/** A tenant's transaction: an accepted request that moved money. */
+export async function findTransaction(sql: Sql, tenantId: string, id: string): Promise<Transaction | undefined> {
+  const rows = await sql<
+    {
+      kind: Kind
+      payload: Payload
+      block: bigint
+      item: number
+      time_us: bigint
+      account_id: string
+      account_kind: Account['kind']
+      sequence: bigint
+      currency: string
+      amount: bigint
+      layer: Layer
+      balance_after: bigint
+    }[]
+  >`
+    SELECT r.kind, r.payload, r.block, r.item, b.time_us, e.account_id, a.kind AS account_kind, e.sequence, e.currency,
+           e.amount, e.layer,
+           CASE e.layer WHEN 'posted' THEN e.posted ELSE e.pending_in - e.pending_out END AS balance_after
+    FROM requests r
+    JOIN blocks b ON b.number = r.block
+    JOIN entries e ON (e.block, e.item) = (r.block, r.item)
+    JOIN accounts a ON a.id = e.account_id
+    WHERE r.id = ${id} AND r.tenant_id = ${tenantId}
+    ORDER BY e.line`
+  const [first] = rows
+  if (!first) return undefined
+  return {
+    id,
+    kind: first.kind,
+    payload: first.payload,
+    block: Number(first.block),
+    item: first.item,
+    timeUs: Number(first.time_us),
+    entries: rows.map((row) => ({
+      accountId: row.account_id,
+      accountKind: row.account_kind,
+      sequence: Number(row.sequence),
+      currency: row.currency,
+      amount: row.amount,
+      layer: row.layer,
+      balanceAfter: row.balance_after,
+    })),
+  }
+}

@@ -1,0 +1,68 @@
+import type { Hold } from '../../core/hold.ts'
+import type { RequestRecord } from '../../core/post.ts'
+import type { Refusal } from '../../core/refusal.ts'
+import type { Kind } from '../../core/request.ts'
+import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
+
+type Row = {
+  id: string
+  tenant_id: string
+  kind: Kind
+  payload: string
+  refusal: Refusal | null
+  result: string | null
+  time_us: bigint
+}
+
+/** A tenant's request as it was recorded, if it is of one of these kinds. */
+export async function findRecord(
+  sql: Sql,
+  query: { tenantId: string; id: string; kinds: readonly Kind[] },
+): Promise<RequestRecord | undefined> {
+  const [row] = await sql<Row[]>`
+    SELECT r.id, r.tenant_id, r.kind, r.payload::text, r.refusal, r.result::text, b.time_us
+    FROM requests r JOIN blocks b ON b.number = r.block
+    WHERE r.id = ${query.id} AND r.tenant_id = ${query.tenantId} AND r.kind = ANY (${arrayLiteral(query.kinds)}::text[])`
+  if (!row) return undefined
+  const { tenant_id, time_us, ...rest } = row
+  return { ...rest, tenantId: tenant_id, timeUs: Number(time_us) }
+}
+
+/** The id of the last accepted reversal of a transfer. */
+export async function findReversal(sql: Sql, transferId: string): Promise<string | undefined> {
+  const [row] = await sql<{ id: string }[]>`
+    SELECT id FROM requests WHERE target = ${transferId} AND kind = 'reversal' AND refusal IS NULL
+    ORDER BY block DESC, item DESC LIMIT 1`
+  return row?.id
+}
+
+/** How a hold stands now. */
+export async function findHold(sql: Sql, tenantId: string, id: string): Promise<Hold | undefined> {
+  const [row] = await sql<
+    {
+      from_account: string
+      to_account: string
+      amount: bigint
+      currency: string
+      expires_at_us: bigint
+      status: Hold['status']
+      captured: bigint
+    }[]
+  >`
+    SELECT from_account, to_account, amount, currency, expires_at_us, status, captured
+    FROM holds WHERE id = ${id} AND tenant_id = ${tenantId}`
+  if (!row) return undefined
+  const { from_account: from, to_account: to, amount, currency, status, captured } = row
+  return { id, tenantId, from, to, amount, currency, status, captured, expiresAtUs: Number(row.expires_at_us) }
+}
+
+/** Holds of any tenant that are past their time and still held, the oldest first. */
+export async function listExpiredHolds(
+  sql: Sql,
+  query: { nowUs: number; limit: number },
+): Promise<{ id: string; tenantId: string }[]> {
+  const rows = await sql<{ id: string; tenant_id: string }[]>`
+    SELECT id, tenant_id FROM holds WHERE status = 'held' AND expires_at_us <= ${query.nowUs}
+    ORDER BY expires_at_us LIMIT ${query.limit}`
+  return rows.map(({ id, tenant_id }) => ({ id, tenantId: tenant_id }))
+}
