@@ -28,6 +28,9 @@ export type EmbeddedServer = {
   stop(): Promise<void>
 }
 
+/** Another live process has started the server of this directory. */
+export class DirectoryInUse extends Error {}
+
 const run = promisify(execFile)
 const START_SECONDS_MAX = 60
 
@@ -73,7 +76,7 @@ export async function startEmbedded(dataDir: string): Promise<EmbeddedServer> {
       throw new Error(`the embedded PostgreSQL did not start (${error.message}); the end of ${log}:\n${lines}`)
     })
 
-    const url = (database: string) => `postgres://postgres:${password}@127.0.0.1:${port}/${database}`
+    const url = urlOf(password, port)
     return {
       url,
       createDatabase: (name) => createDatabase(url('postgres'), name),
@@ -86,6 +89,26 @@ export async function startEmbedded(dataDir: string): Promise<EmbeddedServer> {
     await releaseDirectory()
     throw error
   }
+}
+
+/**
+ * The server that another process has started in `dataDir`, to look at it beside. Stopping it is that one's affair.
+ * @throws if none runs there
+ */
+export async function attachEmbedded(dataDir: string): Promise<Pick<EmbeddedServer, 'url'>> {
+  const root = resolve(dataDir)
+  const [password, postmaster] = await Promise.all([
+    readFile(join(root, 'password'), 'utf8'),
+    readFile(join(root, 'postgres', 'postmaster.pid'), 'utf8'),
+  ])
+  // The fourth line is the port (PostgreSQL, miscadmin.h).
+  const port = Number(postmaster.split('\n')[3])
+  if (!Number.isInteger(port) || port <= 0) throw new Error(`no PostgreSQL is running in ${root}`)
+  return { url: urlOf(password.trim(), port) }
+}
+
+function urlOf(password: string, port: number): (database: string) => string {
+  return (database) => `postgres://postgres:${password}@127.0.0.1:${port}/${database}`
 }
 
 /** One live program per directory: the pid file is taken with O_EXCL, and a dead owner's is taken over. */
@@ -102,7 +125,7 @@ async function claimDirectory(root: string): Promise<() => Promise<void>> {
     }
     const [pid, started] = (await readFile(file, 'utf8').catch(() => '')).trim().split(' ')
     if (pid && Number(pid) !== process.pid && isAlive(Number(pid)) && (await startedAt(Number(pid))) === started) {
-      throw new Error(
+      throw new DirectoryInUse(
         `${root} is in use by process ${pid}: stop that one, or give this one its own ZEROSUM_DATA_DIR ` +
           '(several nodes share a PostgreSQL through ZEROSUM_SHARDS)',
       )

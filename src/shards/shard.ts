@@ -1,4 +1,5 @@
 import { type Batcher, createBatcher } from '../ledger/batcher.ts'
+import { startHoldExpiry } from '../ledger/holdExpiry.ts'
 import { createPoster } from '../ledger/poster.ts'
 import { createReader, type Reader } from '../ledger/reader.ts'
 import { connect } from '../postgres/connect.ts'
@@ -33,11 +34,14 @@ export async function openShard({ number, url, writer, onTrouble }: ShardOptions
   const poster = createPoster({ url, shard: number, writer, clockUs, onTrouble })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
   const reads = connect(url, { max: READ_CONNECTIONS, name: `zerosum reader ${number}` })
+  const reader = createReader(reads, number)
+  const stopHoldExpiry = startHoldExpiry({ reader, batcher }, onTrouble)
   return {
     number,
     batcher,
-    reader: createReader(reads, number),
+    reader,
     async close() {
+      await stopHoldExpiry()
       await batcher.drain()
       await Promise.all([poster.close(), reads.end({ timeout: 5 })])
     },

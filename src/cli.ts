@@ -1,0 +1,102 @@
+#!/usr/bin/env node
+import { ConfigError, readConfig } from './config.ts'
+import { demoText } from './demo.ts'
+import { shareDatabases, startNode } from './main.ts'
+import { prepareDatabase } from './shards/shard.ts'
+import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
+
+const verifyShards = async (_u: readonly string[], _o: { json: boolean }) => 0
+
+const USAGE = `usage: zerosum COMMAND
+
+  start                     run a node: the HTTP API, with an embedded PostgreSQL unless ZEROSUM_SHARDS is set
+  verify [--json]           recompute the whole ledger; exit 1 if the books do not agree
+  migrate                   bring the databases to the newest schema
+  keys create TENANT [SCOPE …]  make an API key (and the tenant, if it is new); scopes: ${SCOPES.join(' ')}
+
+Settings come from the environment: see README.md.`
+
+async function start(): Promise<number> {
+  const config = readConfig()
+  if (config.shardUrls.length === 0) console.log(`Starting the embedded PostgreSQL in ${config.dataDir} …`)
+  const node = await startNode(config)
+  console.log(`Zerosum listens on ${node.url}; the API reference is at ${node.url}/docs\n`)
+  if (node.demo) console.log(demoText(node.url, node.demo))
+  const signal = await new Promise<string>((done) => {
+    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, done)
+  })
+  console.log(`${signal}: answering what is under way, then stopping …`)
+  await node.stop()
+  return 0
+}
+
+async function verify(args: string[]): Promise<number> {
+  const databases = await shareDatabases(readConfig())
+  try {
+    return await verifyShards(databases.urls, { json: args.includes('--json') })
+  } finally {
+    await databases.close()
+  }
+}
+
+async function migrate(): Promise<number> {
+  const databases = await shareDatabases(readConfig())
+  try {
+    for (const [number, url] of databases.urls.entries()) {
+      const applied = await prepareDatabase(url, number)
+      console.log(`shard ${number}: ${applied.length > 0 ? `applied ${applied.join(', ')}` : 'up to date'}`)
+    }
+    return 0
+  } finally {
+    await databases.close()
+  }
+}
+
+async function createKey([tenant, ...scopes]: string[]): Promise<number> {
+  const isScope = (text: string): text is Scope => SCOPES.some((scope) => scope === text)
+  const unknown = scopes.find((scope) => !isScope(scope))
+  if (!tenant || unknown) {
+    console.error(unknown ? `unknown scope ${unknown}\n\n${USAGE}` : USAGE)
+    return 2
+  }
+  const databases = await shareDatabases(readConfig())
+  const directory = createDirectory(databases.urls[0] ?? '')
+  try {
+    const key = newKey()
+    const tenantId = await directory.ensureTenant(tenant)
+    await directory.addKey(
+      tenantId,
+      key,
+      scopes.length > 0 ? scopes.filter(isScope) : SCOPES.filter((s) => s !== 'admin'),
+    )
+    console.log(key)
+    console.error('Keep it: only its hash is stored.')
+    return 0
+  } finally {
+    await directory.close()
+    await databases.close()
+  }
+}
+
+async function run([command, ...args]: string[]): Promise<number> {
+  switch (command) {
+    case 'start':
+      return await start()
+    case 'verify':
+      return await verify(args)
+    case 'migrate':
+      return await migrate()
+    case 'keys':
+      if (args[0] === 'create') return await createKey(args.slice(1))
+      break
+  }
+  console.error(USAGE)
+  return 2
+}
+
+try {
+  process.exitCode = await run(process.argv.slice(2))
+} catch (error) {
+  console.error(error instanceof ConfigError ? error.message : error)
+  process.exitCode = 1
+}

@@ -1,0 +1,87 @@
+import { randomUUID } from 'node:crypto'
+import swagger from '@fastify/swagger'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import reference from '@scalar/fastify-api-reference'
+import fastify, { type FastifyInstance } from 'fastify'
+import { ZerosumError } from '../errors.ts'
+import type { Router } from '../shards/router.ts'
+import type { Directory } from '../tenants/directory.ts'
+import { requireKeys } from './auth.ts'
+import { answerProblems, sendProblem } from './problems.ts'
+import { healthRoutes } from './routes/health.ts'
+import { holdRoutes } from './routes/holds.ts'
+import { ledgerRoutes } from './routes/ledger.ts'
+import { transferRoutes } from './routes/transfers.ts'
+import { walletRoutes } from './routes/wallets.ts'
+import { validateStrictly } from './validation.ts'
+
+export type AppOptions = {
+  router: Router
+  directory: Directory
+  /** Log lines at this level and above, as JSON on stdout. */
+  logLevel?: 'info' | 'warn' | 'error' | 'silent'
+}
+
+const BODY_BYTES_MAX = 64 * 1024
+
+/** The HTTP API (API.md), not yet listening. */
+export async function buildApp({ router, directory, logLevel = 'warn' }: AppOptions): Promise<FastifyInstance> {
+  const app = fastify({
+    bodyLimit: BODY_BYTES_MAX,
+    logger: { level: logLevel },
+    disableRequestLogging: true,
+    genReqId: ({ headers }) => correlationId(headers['x-correlation-id']),
+    requestIdLogLabel: 'correlationId',
+    forceCloseConnections: 'idle',
+    frameworkErrors: (error, request, reply) =>
+      sendProblem(new ZerosumError('bad_request', error.message), request, reply),
+    routerOptions: { maxParamLength: 200 },
+    clientErrorHandler(_error, socket) {
+      if (!socket.writable) return
+      const body = JSON.stringify({ type: 'urn:zerosum:problem:bad_request', status: 400, code: 'bad_request' })
+      socket.end(
+        'HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/problem+json\r\n' +
+          `Content-Length: ${body.length}\r\n\r\n${body}`,
+      )
+    },
+  }).withTypeProvider<TypeBoxTypeProvider>()
+
+  validateStrictly(app)
+  answerProblems(app)
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-correlation-id', request.id)
+  })
+
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Zerosum',
+        version: '1',
+        description: 'Wallets on an immutable double-entry ledger. Money is a decimal string of minor units.',
+      },
+      components: { securitySchemes: { key: { type: 'http', scheme: 'bearer' } } },
+      security: [{ key: [] }],
+    },
+  })
+  await app.register(reference, { routePrefix: '/docs', configuration: { title: 'Zerosum API', url: '/openapi.json' } })
+  app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
+
+  await app.register(healthRoutes(router))
+  await app.register(
+    async (v1) => {
+      requireKeys(v1, directory)
+      await v1.register(walletRoutes(router))
+      await v1.register(transferRoutes(router))
+      await v1.register(holdRoutes(router))
+      await v1.register(ledgerRoutes(router))
+    },
+    { prefix: '/v1' },
+  )
+  return app
+}
+
+/** The caller's own, if it is fit for a header and a log line; else a new one. */
+function correlationId(given: string | string[] | undefined): string {
+  return typeof given === 'string' && /^[\x21-\x7e]{1,128}$/.test(given) ? given : randomUUID()
+}

@@ -1,0 +1,34 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { ZerosumError } from '../errors.ts'
+import type { Directory, Principal, Scope } from '../tenants/directory.ts'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Who is asking; set before any handler under /v1 runs. */
+    principal: Principal
+  }
+  interface FastifyContextConfig {
+    /** The scope that a key needs for this route. */
+    scope?: Scope
+  }
+}
+
+/** Every route in this part of the app needs a key with the scope it declares; one that declares none is for `admin`. */
+export function requireKeys(app: FastifyInstance, directory: Directory): void {
+  app.decorateRequest('principal')
+  app.addHook('onRequest', async (request) => {
+    const principal = await principalOf(request, directory)
+    const scope = request.routeOptions.config.scope ?? 'admin'
+    if (!principal.scopes.has(scope) && !principal.scopes.has('admin')) {
+      throw new ZerosumError('forbidden', `This call needs a key with the scope ${scope}.`)
+    }
+    request.principal = principal
+  })
+}
+
+async function principalOf(request: FastifyRequest, directory: Directory): Promise<Principal> {
+  const [, key] = /^Bearer +([\x21-\x7e]{1,200})$/i.exec(request.headers.authorization ?? '') ?? []
+  const principal = key === undefined ? undefined : await directory.authenticate(key)
+  if (!principal) throw new ZerosumError('unauthorized')
+  return principal
+}

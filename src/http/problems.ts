@@ -1,0 +1,95 @@
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { type ErrorCode, type FieldError, PROBLEMS, ZerosumError } from '../errors.ts'
+
+/** Problem details (RFC 9457). `code` is stable; `correlationId` finds the request in the logs. */
+export type Problem = {
+  type: string
+  title: string
+  status: number
+  detail: string
+  instance: string
+  code: ErrorCode
+  correlationId: string
+}
+
+/** Seconds after which it makes sense to ask again. */
+const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
+  request_in_flight: 1,
+  saturated: 1,
+  ledger_unavailable: 2,
+}
+
+export function problemOf(error: ZerosumError, request: FastifyRequest): Problem {
+  const { status, title } = PROBLEMS[error.code]
+  return {
+    type: `urn:zerosum:problem:${error.code}`,
+    title,
+    status,
+    detail: error.message,
+    instance: request.url.split('?', 1)[0] ?? request.url,
+    code: error.code,
+    correlationId: request.id,
+    ...error.extra,
+  }
+}
+
+/** Makes every error an `application/problem+json`; what nobody expected is logged with its cause and not shown. */
+export function answerProblems(app: FastifyInstance): void {
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const known = knownError(error)
+    if (!known) {
+      request.log.error({ err: error, correlationId: request.id }, 'a request failed unexpectedly')
+    }
+    return sendProblem(known ?? new ZerosumError('internal_error'), request, reply)
+  })
+  app.setNotFoundHandler((request, reply) => sendProblem(new ZerosumError('not_found'), request, reply))
+}
+
+export function sendProblem(error: ZerosumError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const problem = problemOf(error, request)
+  const retryAfter = RETRY_AFTER_SECONDS[error.code]
+  if (retryAfter !== undefined) reply.header('retry-after', retryAfter)
+  if (error.code === 'unauthorized') reply.header('www-authenticate', 'Bearer realm="zerosum"')
+  return reply.code(problem.status).type('application/problem+json').serializer(JSON.stringify).send(problem)
+}
+
+function knownError(error: FastifyError): ZerosumError | undefined {
+  if (error instanceof ZerosumError) return error
+  if (error.validation) return validationError(error)
+  if (error.statusCode === 413) return new ZerosumError('payload_too_large')
+  if (error.statusCode === 415) return new ZerosumError('unsupported_media_type')
+  if (error instanceof SyntaxError || error.code === 'FST_ERR_CTP_INVALID_JSON_BODY')
+    return new ZerosumError('invalid_json')
+  if (error.code === 'FST_ERR_CTP_EMPTY_JSON_BODY') return new ZerosumError('invalid_json')
+  const { statusCode = 500 } = error
+  return statusCode >= 400 && statusCode < 500 ? new ZerosumError('bad_request', error.message) : undefined
+}
+
+const FIELD_ERRORS_MAX = 50
+
+function validationError({ validation = [], validationContext }: FastifyError): ZerosumError {
+  const errors: FieldError[] = validation
+    .slice(0, FIELD_ERRORS_MAX)
+    .map(({ instancePath, message, params, keyword }) => {
+      const name = keyword === 'additionalProperties' ? `/${params['additionalProperty']}` : ''
+      return {
+        field: `${validationContext ?? 'body'}${instancePath}${name}`,
+        message: name ? 'is not a known field' : expectation(keyword, params, message),
+      }
+    })
+  const first = errors[0]
+  const detail = first ? `${first.field}: ${first.message}` : undefined
+  return new ZerosumError('validation_failed', detail, { errors })
+}
+
+const FORMAT_MESSAGES: Record<string, string> = {
+  amount: 'must be a whole number of minor units as a decimal string, "1" to "9223372036854775807"',
+  'amount-or-zero': 'must be a whole number of minor units as a decimal string, "0" to "9223372036854775807"',
+  currency: 'must be an ISO 4217 currency code, like "USD"',
+  time: 'must be a time as in RFC 3339, like "2026-01-31T12:00:00Z"',
+  text: 'must be text without control characters or broken surrogate pairs',
+}
+
+function expectation(keyword: string, params: Record<string, unknown>, message = 'is not valid'): string {
+  return (keyword === 'format' ? FORMAT_MESSAGES[`${params['format']}`] : undefined) ?? message
+}

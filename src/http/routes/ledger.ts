@@ -1,0 +1,142 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import Type from 'typebox'
+import { formatId, parseId } from '../../core/ids.ts'
+import { formatTime } from '../../core/time.ts'
+import { ZerosumError } from '../../errors.ts'
+import type { Router } from '../../shards/router.ts'
+import type { Shard } from '../../shards/shard.ts'
+import { numberPage, pageView } from '../page.ts'
+import { BlockBody, PageOf, PageQuery, Problems, SignedAmount } from '../schemas.ts'
+import { blockView, entryId } from '../views.ts'
+
+const TransactionBody = Type.Object({
+  id: Type.String(),
+  kind: Type.String(),
+  shard: Type.Integer(),
+  block: Type.Integer(),
+  item: Type.Integer({ description: 'Its place in the block: leaf number, from 0, of the Merkle tree.' }),
+  createdAt: Type.String(),
+  entries: Type.Array(
+    Type.Object({
+      id: Type.String(),
+      account: Type.String({ description: 'A wallet id, or the name of a system account, such as cash.' }),
+      sequence: Type.Integer(),
+      currency: Type.String(),
+      amount: SignedAmount,
+      layer: Type.String(),
+      balanceAfter: SignedAmount,
+    }),
+  ),
+})
+
+const BlockWithRequests = Type.Object({
+  ...BlockBody.properties,
+  requests: Type.Array(
+    Type.Object({
+      item: Type.Integer(),
+      transactionId: Type.String(),
+      kind: Type.String(),
+      refusal: Type.Unsafe<string | null>({ type: ['string', 'null'] }),
+      leaf: Type.String(),
+    }),
+    { description: 'Those of your own tenant.' },
+  ),
+})
+
+/** The trail: blocks of the chain, transactions with their entries. */
+export function ledgerRoutes(router: Router): FastifyPluginAsyncTypebox {
+  return async (app) => {
+    app.get(
+      '/ledger/blocks',
+      {
+        config: { scope: 'ledger:read' },
+        schema: {
+          tags: ['ledger'],
+          summary: "List a shard's blocks, newest first",
+          querystring: Type.Object(
+            { shard: Type.Integer({ minimum: 0, maximum: 4095, default: 0 }), ...PageQuery },
+            { additionalProperties: false },
+          ),
+          response: { 200: PageOf(BlockBody), ...Problems },
+        },
+      },
+      async ({ query }) => {
+        const blocks = await shardOf(query.shard).reader.blocks(numberPage(query))
+        return pageView(blocks, query.limit, blockView, ({ number }) => number)
+      },
+    )
+
+    app.get(
+      '/ledger/blocks/:shard/:number',
+      {
+        config: { scope: 'ledger:read' },
+        schema: {
+          tags: ['ledger'],
+          summary: 'Get a block, with the requests of your tenant that are in it',
+          params: Type.Object({ shard: Type.String(), number: Type.String() }),
+          response: { 200: BlockWithRequests, ...Problems },
+        },
+      },
+      async ({ principal, params }) => {
+        const { reader } = shardOf(naturalNumber(params.shard))
+        const number = naturalNumber(params.number)
+        const block = await reader.block(number)
+        if (!block) throw new ZerosumError('not_found')
+        const requests = await reader.blockRequests(principal.tenantId, number)
+        return {
+          ...blockView(block),
+          requests: requests.map(({ id, ...rest }) => ({ ...rest, transactionId: formatId('txn', id) })),
+        }
+      },
+    )
+
+    app.get(
+      '/transactions/:id',
+      {
+        config: { scope: 'ledger:read' },
+        schema: {
+          tags: ['ledger'],
+          summary: 'Get a transaction with its entries',
+          params: Type.Object({ id: Type.String() }),
+          response: { 200: TransactionBody, ...Problems },
+        },
+      },
+      async ({ principal, params }) => {
+        const id = parseId('txn', params.id)
+        const shard = id === undefined ? undefined : router.forId(id)
+        const transaction = id && (await shard?.reader.transaction(principal.tenantId, id))
+        if (!transaction || !shard) throw new ZerosumError('not_found')
+        const { kind, block, item, timeUs, entries } = transaction
+        return {
+          id: params.id,
+          kind,
+          shard: shard.number,
+          block,
+          item,
+          createdAt: formatTime(timeUs),
+          entries: entries.map((entry) => ({
+            id: entryId(entry.accountId, entry.sequence),
+            account: entry.accountKind === 'wallet' ? formatId('wal', entry.accountId) : entry.accountKind,
+            sequence: entry.sequence,
+            currency: entry.currency,
+            amount: `${entry.amount}`,
+            layer: entry.layer,
+            balanceAfter: `${entry.balanceAfter}`,
+          })),
+        }
+      },
+    )
+
+    function shardOf(number: number): Shard {
+      const shard = router.shards[number]
+      if (!shard) throw new ZerosumError('not_found')
+      return shard
+    }
+  }
+}
+
+/** A number in a path. @throws not_found, as what is no number names nothing */
+function naturalNumber(text: string): number {
+  if (!/^\d{1,15}$/.test(text)) throw new ZerosumError('not_found')
+  return Number(text)
+}

@@ -1,0 +1,174 @@
+import Type from 'typebox'
+import { CURRENCIES } from '../core/money.ts'
+
+/**
+ * The shapes that go over the wire, shared by the routes. Formats (`amount`, `text`, …) are checked in validation.ts; patterns
+ * beside them are for readers of the OpenAPI document.
+ */
+
+export const Amount = Type.String({
+  format: 'amount',
+  pattern: '^[1-9][0-9]{0,18}$',
+  description: 'Minor units, as a decimal string; 1 to 9223372036854775807.',
+  examples: ['1250'],
+})
+/** An amount that may be nothing or negative: what a balance is. */
+export const SignedAmount = Type.String({ description: 'Minor units, as a decimal string.', examples: ['-1250'] })
+export const AmountOrZero = Type.String({
+  format: 'amount-or-zero',
+  pattern: '^(0|[1-9][0-9]{0,18})$',
+  examples: ['0'],
+})
+export const Currency = Type.String({
+  format: 'currency',
+  description: `ISO 4217, one of ${CURRENCIES.size}.`,
+  examples: ['USD'],
+})
+export const Text = (maxLength: number, minLength = 0) => Type.String({ format: 'text', minLength, maxLength })
+export const Metadata = Type.Record(Type.String(), Text(500), {
+  propertyNames: { format: 'text', minLength: 1, maxLength: 40 },
+  maxProperties: 50,
+  description: 'Up to 50 texts of your own, each up to 500 characters.',
+})
+export const Time = Type.String({ format: 'time', description: 'RFC 3339; answers have microseconds.' })
+
+/** An id with its prefix, as in `wal_0197c2a4…`. */
+export const Id = (prefix: string) =>
+  Type.String({ pattern: `^${prefix}_[0-9a-f]{32}$`, examples: [`${prefix}_${'0197c2a4'.repeat(4)}`] })
+
+export const Nullable = <T>(type: 'string' | 'object') => Type.Unsafe<T | null>({ type: [type, 'null'] })
+
+export const Limits = Type.Object(
+  {
+    transferMax: Type.Optional(Amount),
+    balanceMax: Type.Optional(Amount),
+  },
+  {
+    additionalProperties: false,
+    description: 'transferMax: the most that one transfer may take out; balanceMax: the most the wallet may hold.',
+  },
+)
+
+export const PageQuery = {
+  limit: Type.Integer({ minimum: 1, maximum: 100, default: 25 }),
+  cursor: Type.Optional(Type.String({ maxLength: 200 })),
+}
+
+export const PageOf = <T extends Type.TSchema>(item: T) =>
+  Type.Object({ data: Type.Array(item), nextCursor: Nullable<string>('string') })
+
+export const ProblemBody = Type.Object(
+  {
+    type: Type.String(),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String(),
+    instance: Type.String(),
+    code: Type.String(),
+    correlationId: Type.String(),
+    errors: Type.Optional(Type.Array(Type.Object({ field: Type.String(), message: Type.String() }))),
+  },
+  { additionalProperties: true, description: 'RFC 9457 problem details. The codes are listed in docs/errors.md.' },
+)
+
+/** What any route may answer beside what it is for. */
+export const Problems = { '4xx': ProblemBody, '5xx': ProblemBody }
+
+export const IdempotencyHeaders = Type.Object({
+  'idempotency-key': Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: 255,
+      pattern: '^[\\x20-\\x7e]+$',
+      description: 'Required. Yours to choose; a retry with the same key and body has no further effect.',
+    }),
+  ),
+})
+
+export const WalletBody = Type.Object({
+  id: Type.String(),
+  holderId: Type.String(),
+  currency: Type.String(),
+  status: Type.String(),
+  overdraftLimit: Type.String(),
+  limits: Type.Object({ transferMax: Type.Optional(Type.String()), balanceMax: Type.Optional(Type.String()) }),
+  name: Nullable<string>('string'),
+  metadata: Type.Record(Type.String(), Type.String()),
+  createdAt: Type.String(),
+})
+
+export const BalanceBody = Type.Object({
+  walletId: Type.String(),
+  currency: Type.String(),
+  posted: SignedAmount,
+  pendingIn: SignedAmount,
+  pendingOut: SignedAmount,
+  available: SignedAmount,
+  version: Type.Integer({ description: 'The number of the last entry that is in it.' }),
+  source: Type.Union([Type.Literal('cache'), Type.Literal('database')]),
+  asOf: Type.String(),
+})
+
+export const EntryBody = Type.Object({
+  id: Type.String(),
+  transactionId: Type.String(),
+  transferId: Nullable<string>('string'),
+  kind: Type.String(),
+  amount: SignedAmount,
+  balanceAfter: SignedAmount,
+  layer: Type.String(),
+  sequence: Type.Integer(),
+  counterparty: Nullable<string>('string'),
+  memo: Nullable<string>('string'),
+  createdAt: Type.String(),
+})
+
+const LegBody = Type.Object({
+  from: Nullable<string>('string'),
+  to: Nullable<string>('string'),
+  amount: Type.String(),
+  currency: Type.String(),
+})
+
+export const TransferBody = Type.Object({
+  id: Type.String(),
+  from: Nullable<string>('string'),
+  to: Nullable<string>('string'),
+  amount: Nullable<string>('string'),
+  currency: Nullable<string>('string'),
+  legs: Type.Optional(Type.Array(LegBody)),
+  status: Type.String(),
+  kind: Type.String(),
+  memo: Nullable<string>('string'),
+  metadata: Type.Record(Type.String(), Type.String()),
+  effectiveAt: Type.Optional(Type.String()),
+  reference: Type.Optional(Type.String()),
+  reverses: Type.Optional(Type.String()),
+  createdAt: Type.String(),
+  completedAt: Nullable<string>('string'),
+  reversedBy: Type.Optional(Type.String()),
+  refusal: Type.Optional(Type.String()),
+})
+
+export const HoldBody = Type.Object({
+  id: Type.String(),
+  walletId: Type.String(),
+  to: Type.String(),
+  amount: Type.String(),
+  currency: Type.String(),
+  captured: Type.String(),
+  status: Type.String(),
+  expiresAt: Type.String(),
+})
+
+export const BlockBody = Type.Object({
+  shard: Type.Integer(),
+  number: Type.Integer(),
+  previousHash: Type.String(),
+  root: Type.String(),
+  hash: Type.String(),
+  time: Type.String(),
+  writer: Type.String(),
+  requestCount: Type.Integer(),
+  entryCount: Type.Integer(),
+})

@@ -1,0 +1,157 @@
+import type { Static } from 'typebox'
+import type { BlockHeader } from '../core/block.ts'
+import type { Hold } from '../core/hold.ts'
+import { formatId } from '../core/ids.ts'
+import type { RequestRecord } from '../core/post.ts'
+import { limitsJson, type Payload } from '../core/request.ts'
+import { formatTime } from '../core/time.ts'
+import { type Movement, recordedMovements } from '../core/transfer.ts'
+import type { Balance } from '../ledger/sql/balances.ts'
+import type { HistoryEntry } from '../ledger/sql/history.ts'
+import type { Wallet } from '../ledger/sql/wallets.ts'
+import type { BalanceBody, BlockBody, EntryBody, HoldBody, TransferBody, WalletBody } from './schemas.ts'
+
+/** How what is inside looks outside: ids with prefixes, money as text, times as RFC 3339. */
+
+export function walletView(wallet: Wallet): Static<typeof WalletBody> {
+  return {
+    id: formatId('wal', wallet.id),
+    holderId: wallet.holderId,
+    currency: wallet.currency,
+    status: wallet.status,
+    overdraftLimit: `${wallet.overdraftLimit}`,
+    limits: limitsJson(wallet.limits),
+    name: wallet.name,
+    metadata: wallet.metadata ?? {},
+    createdAt: formatTime(wallet.openedUs),
+  }
+}
+
+/** The wallet as it was when it was opened: what a replay of its opening answers, whatever became of it since. */
+export function openedWalletView(record: RequestRecord): Static<typeof WalletBody> {
+  const payload = JSON.parse(record.payload) as Payload
+  return {
+    id: formatId('wal', record.id),
+    holderId: payload.holderId ?? '',
+    currency: payload.currency ?? '',
+    status: 'active',
+    overdraftLimit: payload.overdraftLimit ?? '0',
+    limits: payload.limits ?? {},
+    name: payload.name ?? null,
+    metadata: payload.metadata ?? {},
+    createdAt: formatTime(record.timeUs),
+  }
+}
+
+export function balanceView(walletId: string, balance: Balance): Static<typeof BalanceBody> {
+  const { currency, posted, pendingIn, pendingOut, version, asOfUs } = balance
+  return {
+    walletId: formatId('wal', walletId),
+    currency,
+    posted: `${posted}`,
+    pendingIn: `${pendingIn}`,
+    pendingOut: `${pendingOut}`,
+    available: `${posted - pendingOut}`,
+    version,
+    source: 'database',
+    asOf: formatTime(asOfUs),
+  }
+}
+
+const IS_TRANSFER = new Set(['transfer', 'top-up', 'withdrawal', 'reversal'])
+
+export function entryView(entry: HistoryEntry): Static<typeof EntryBody> {
+  return {
+    id: entryId(entry.accountId, entry.sequence),
+    transactionId: formatId('txn', entry.transactionId),
+    transferId: IS_TRANSFER.has(entry.kind) ? formatId('trf', entry.transactionId) : null,
+    kind: entry.kind,
+    amount: `${entry.amount}`,
+    balanceAfter: `${entry.balanceAfter}`,
+    layer: entry.layer,
+    sequence: entry.sequence,
+    counterparty: entry.counterpartyKind === 'wallet' ? formatId('wal', entry.counterpartyId) : null,
+    memo: entry.memo,
+    createdAt: formatTime(entry.timeUs),
+  }
+}
+
+/** An entry is named by its account and its number there. */
+export function entryId(accountId: string, sequence: number): string {
+  return `ent_${accountId.replaceAll('-', '')}_${sequence}`
+}
+
+/** A transfer as it was decided; `reversedBy` is what happened since, so the answer to a replay leaves it out. */
+export function transferView(record: RequestRecord, reversedBy?: string): Static<typeof TransferBody> {
+  const payload = JSON.parse(record.payload) as Payload
+  const result: unknown = record.result === null ? null : JSON.parse(record.result)
+  const movements = recordedMovements(record.kind, payload, result) ?? []
+  const [first, ...more] = movements.map(movementView)
+  const isSingle = more.length === 0
+  const { effectiveAt, reference, transferId } = payload
+  return {
+    id: formatId('trf', record.id),
+    from: isSingle ? (first?.from ?? null) : null,
+    to: isSingle ? (first?.to ?? null) : null,
+    amount: isSingle ? (first?.amount ?? payload.amount ?? null) : null,
+    currency: isSingle ? (first?.currency ?? null) : null,
+    ...(first && !isSingle ? { legs: [first, ...more] } : {}),
+    status: record.refusal === null ? 'completed' : 'refused',
+    kind: record.kind,
+    memo: payload.memo ?? null,
+    metadata: payload.metadata ?? {},
+    ...(effectiveAt === undefined ? {} : { effectiveAt }),
+    ...(reference === undefined ? {} : { reference }),
+    ...(transferId === undefined ? {} : { reverses: formatId('trf', transferId) }),
+    createdAt: formatTime(record.timeUs),
+    completedAt: record.refusal === null ? formatTime(record.timeUs) : null,
+    ...(reversedBy === undefined ? {} : { reversedBy: formatId('trf', reversedBy) }),
+    ...(record.refusal === null ? {} : { refusal: record.refusal }),
+  }
+}
+
+function movementView({ from, to, amount, currency }: Movement) {
+  return { from: from && formatId('wal', from), to: to && formatId('wal', to), amount: `${amount}`, currency }
+}
+
+export function holdView(hold: Hold): Static<typeof HoldBody> {
+  return {
+    id: formatId('hld', hold.id),
+    walletId: formatId('wal', hold.from),
+    to: formatId('wal', hold.to),
+    amount: `${hold.amount}`,
+    currency: hold.currency,
+    captured: `${hold.captured}`,
+    status: hold.status,
+    expiresAt: formatTime(hold.expiresAtUs),
+  }
+}
+
+/** A hold as the record of its placing, capture or release says it was then. */
+export function recordedHold(record: RequestRecord): Hold {
+  const result = JSON.parse(record.result ?? '{}') as { expiresAtUs?: number; hold?: RecordedHold }
+  if (result.hold) {
+    return { ...result.hold, amount: BigInt(result.hold.amount), captured: BigInt(result.hold.captured) }
+  }
+  const [leg] = (JSON.parse(record.payload) as Payload).legs ?? []
+  const { id, tenantId } = record
+  const { from = '', to = '', amount = '0', currency = '' } = leg ?? {}
+  const expiresAtUs = result.expiresAtUs ?? 0
+  return { id, tenantId, from, to, currency, expiresAtUs, amount: BigInt(amount), captured: 0n, status: 'held' }
+}
+
+type RecordedHold = Omit<Hold, 'amount' | 'captured'> & { amount: string; captured: string }
+
+export function blockView(block: BlockHeader): Static<typeof BlockBody> {
+  return {
+    shard: block.shard,
+    number: block.number,
+    previousHash: block.previousHash.toString('hex'),
+    root: block.root.toString('hex'),
+    hash: block.hash.toString('hex'),
+    time: formatTime(block.timeUs),
+    writer: block.writer,
+    requestCount: block.requestCount,
+    entryCount: block.entryCount,
+  }
+}

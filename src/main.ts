@@ -1,0 +1,81 @@
+import type { Config } from './config.ts'
+import { type Demo, ensureDemo } from './demo.ts'
+import { buildApp } from './http/app.ts'
+import { attachEmbedded, DirectoryInUse, startEmbedded } from './postgres/embedded.ts'
+import { createRouter } from './shards/router.ts'
+import { openShard, type Shard } from './shards/shard.ts'
+import { createDirectory } from './tenants/directory.ts'
+
+/** A running node. */
+export type Node = {
+  /** Where it listens, like `http://127.0.0.1:3000`. */
+  url: string
+  /** The sample tenant; in embedded mode, or when a demo key was chosen. */
+  demo: Demo | undefined
+  /** Answers what has come in, takes nothing more, closes everything. */
+  stop(): Promise<void>
+}
+
+/** Databases to work on, and what ends that. */
+export type Databases = { readonly urls: readonly string[]; close(): Promise<void> }
+
+const EMBEDDED_DATABASES = ['shard0']
+
+/** The databases a config names; the embedded server is started if it names none. @throws DirectoryInUse */
+export async function openDatabases(config: Config): Promise<Databases> {
+  if (config.shardUrls.length > 0) return { urls: config.shardUrls, close: async () => {} }
+  const server = await startEmbedded(config.dataDir)
+  for (const name of EMBEDDED_DATABASES) await server.createDatabase(name)
+  return { urls: EMBEDDED_DATABASES.map((name) => server.url(name)), close: () => server.stop() }
+}
+
+/** The same for commands that may work beside a running node: its embedded server is used if there is one. */
+export async function shareDatabases(config: Config): Promise<Databases> {
+  try {
+    return await openDatabases(config)
+  } catch (error) {
+    if (!(error instanceof DirectoryInUse)) throw error
+    const server = await attachEmbedded(config.dataDir)
+    return { urls: EMBEDDED_DATABASES.map((name) => server.url(name)), close: async () => {} }
+  }
+}
+
+/** Starts a node: databases, shards, HTTP, in this order; what was opened is closed again if a later step fails. */
+export async function startNode(config: Config): Promise<Node> {
+  const closers: (() => Promise<unknown>)[] = []
+  const stop = async () => {
+    for (const close of closers.splice(0).reverse()) await close()
+  }
+  try {
+    const databases = await openDatabases(config)
+    closers.push(() => databases.close())
+    const shards: Shard[] = []
+    for (const [number, url] of databases.urls.entries()) {
+      const onTrouble = (error: unknown) => log('posting met trouble and goes on', error)
+      const shard = await openShard({ number, url, writer: config.writer, onTrouble })
+      closers.push(() => shard.close())
+      shards.push(shard)
+    }
+    const router = createRouter(shards)
+    const directory = createDirectory(databases.urls[0] ?? '')
+    closers.push(() => directory.close())
+
+    const wantsDemo = config.shardUrls.length === 0 || config.demoKey !== undefined
+    const { dataDir, demoKey: chosenKey } = config
+    const demo = wantsDemo ? await ensureDemo({ directory, router }, { chosenKey, dataDir }) : undefined
+
+    const app = await buildApp({ router, directory })
+    closers.push(() => app.close())
+    const url = await app.listen({ host: config.host, port: config.port })
+    return { url, demo, stop }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+/** One JSON line on stderr. */
+function log(msg: string, error: unknown): void {
+  const { message, stack, code } = (error ?? {}) as { message?: string; stack?: string; code?: string }
+  console.error(JSON.stringify({ level: 'warn', time: new Date().toISOString(), msg, code, err: message, stack }))
+}
