@@ -9,6 +9,7 @@ export async function prepareClassic(url: string): Promise<Sql> {
   const owner = connect(url, { max: 1, role: null })
   await owner`DROP TRIGGER apply_entries ON entries`
   await owner`DROP TRIGGER check_requests ON requests`
+  await owner`DROP TRIGGER no_direct_update ON accounts`
   await owner`CREATE SEQUENCE classic_number START 1000000000`
   await owner.end()
   return connect(url, { max: 16, role: null })

@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util'
+import { benchHttp } from './http.ts'
 import { benchPosting } from './posting.ts'
 
 const { positionals, values } = parseArgs({
@@ -7,6 +8,7 @@ const { positionals, values } = parseArgs({
     json: { type: 'boolean', default: false },
     accounts: { type: 'string', default: '100000' },
     transfers: { type: 'string', default: '200000' },
+    seconds: { type: 'string', default: '20' },
     seed: { type: 'string', default: '1' },
   },
 })
@@ -15,6 +17,7 @@ const options = {
   json: values.json,
   accounts: Number(values.accounts),
   transfers: Number(values.transfers),
+  seconds: Number(values.seconds),
   seed: Number(values.seed),
 }
 
@@ -22,7 +25,12 @@ switch (positionals[0]) {
   case 'posting':
     await benchPosting(options)
     break
+  case 'http':
+    await benchHttp(options)
+    break
   default:
-    console.error('usage: npm run bench -- posting [--accounts N] [--transfers N] [--seed N] [--json]')
+    console.error(
+      'usage: npm run bench -- posting|http [--accounts N] [--transfers N] [--seconds N] [--seed N] [--json]',
+    )
     process.exitCode = 2
 }

@@ -142,9 +142,14 @@ function auditItem(shard: number, item: StoredItem, lines: readonly StoredLine[]
   const isAsSealed = leafHash(canonicalItem({ ...item, entries: lines })).equals(item.leaf)
   if (!wrong && isAsSealed) return undefined
   if (!wrong) {
-    return { account: null, problem: `the ${item.kind} or its entries were changed: they do not make the hash beside it` }
+    return {
+      account: null,
+      problem: `the ${item.kind} or its entries were changed: they do not make the hash beside it`,
+    }
   }
-  const seal = isAsSealed ? 'it has the hash it was written with' : 'it was changed: it does not make the hash beside it'
+  const seal = isAsSealed
+    ? 'it has the hash it was written with'
+    : 'it was changed: it does not make the hash beside it'
   return { account: wrong.account, problem: `${wrong.problem} (${seal})` }
 }
 
@@ -152,7 +157,8 @@ function auditItem(shard: number, item: StoredItem, lines: readonly StoredLine[]
 function namingProblem({ kind, payload, target, scope }: StoredItem): Wrong | undefined {
   const { holdId, transferId, walletId } = payloadOf(payload)
   const named = holdId ?? transferId ?? null
-  if (target !== named) return { account: null, problem: `the target of the ${kind} is ${target}, but it asks for ${named}` }
+  if (target !== named)
+    return { account: null, problem: `the target of the ${kind} is ${target}, but it asks for ${named}` }
   if (kind === 'wallet-update' && scope !== walletId) {
     return { account: scope, problem: `the scope of the ${kind} is ${scope}, but it asks for ${walletId}` }
   }
@@ -335,7 +341,9 @@ export function differingColumn(stored: Columns, due: Columns): string | undefin
 /** The first difference between what stands in columns and what is due, in words. */
 export function difference(stored: Columns, due: Columns): string | undefined {
   const column = differingColumn(stored, due)
-  return column === undefined ? undefined : `${column} is ${stored[column] ?? null}, but should be ${due[column] ?? null}`
+  return column === undefined
+    ? undefined
+    : `${column} is ${stored[column] ?? null}, but should be ${due[column] ?? null}`
 }
 
 function lineText({ accountId, amount, currency, layer }: Omit<DueLine, 'ends'>): string {

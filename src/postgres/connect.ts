@@ -1,9 +1,19 @@
-import postgres from 'postgres'
+import pg, { type PoolClient } from 'pg'
+import { executeOn, type Tag, tagFor } from './sql.ts'
 
-/** A pool of connections to one database; rows come with `int8` as bigint. */
-export type Sql = postgres.Sql<{ bigint: bigint }>
-/** The same inside `begin`: name it `sql` there, so that no query can leave the transaction. */
-export type Tx = postgres.TransactionSql<{ bigint: bigint }>
+/** Inside a transaction. Name it `sql` there, so that no query can leave the transaction. */
+export type Tx = Tag
+/** A pool of connections to one database; each statement runs on any of them. Rows come with `int8` as bigint. */
+export type Sql = Tag & {
+  /**
+   * Runs `work` in a transaction: committed when it returns, rolled back when it throws.
+   * @param mode as after BEGIN: `isolation level repeatable read read only`
+   */
+  begin<T>(work: (sql: Tx) => Promise<T>): Promise<T>
+  begin<T>(mode: string, work: (sql: Tx) => Promise<T>): Promise<T>
+  /** Closes the pool, after what is running; at most after `timeout` seconds (default 5). */
+  end(options?: { timeout: number }): Promise<void>
+}
 
 /** The role that the application works as. It can read all, and append to the ledger; migrations create it. */
 export const APP_ROLE = 'zerosum_app'
@@ -18,32 +28,102 @@ export type PoolOptions = {
   name?: string
 }
 
+/** The connection could not be made, or broke: the fate of what was sent is unknown. */
+export class ConnectionLost extends Error {}
+
+const CONNECT_MS_MAX = 5_000
+const END_SECONDS_MAX = 5
+/** A node that stalls while it holds the chain must not stop the others for long. */
+const IDLE_IN_TRANSACTION_MS_MAX = 5_000
+
+/** Types whose text form is read otherwise than `pg` does by itself: int8 as bigint. */
+const INT8 = 20
+const types: pg.CustomTypesConfig = {
+  getTypeParser: ((oid: number, format?: 'text' | 'binary') =>
+    oid === INT8 ? BigInt : pg.types.getTypeParser(oid, format as 'text')) as typeof pg.types.getTypeParser,
+}
+
 /**
- * Opens a pool. It connects when first used.
+ * Opens a pool. It connects when first used, and anew after a connection broke.
  * @param url `postgres://user:password@host:port/database`
  */
 export function connect(url: string, { max, role = APP_ROLE, name = 'zerosum' }: PoolOptions): Sql {
-  return postgres(url, {
+  const pool = new pg.Pool({
+    connectionString: url,
     max,
-    types: { bigint: { to: 20, from: [20], serialize: String, parse: BigInt } },
-    connection: {
-      application_name: name,
-      // A node that stalls while it holds the chain must not stop the others for long.
-      idle_in_transaction_session_timeout: 5_000,
-      ...(role === null ? {} : { role }),
-    },
-    connect_timeout: 5,
-    idle_timeout: 0,
-    max_lifetime: null,
-    fetch_types: false,
-    onnotice: () => {},
+    application_name: name,
+    options: `-c idle_in_transaction_session_timeout=${IDLE_IN_TRANSACTION_MS_MAX}${role === null ? '' : ` -c role=${role}`}`,
+    connectionTimeoutMillis: CONNECT_MS_MAX,
+    idleTimeoutMillis: 0,
+    keepAlive: true,
+    types,
   })
+  // A connection that breaks while nobody waits on it is replaced by the next use; without listeners it would end the process.
+  pool.on('error', () => {})
+  pool.on('connect', (client) => client.on('error', () => {}))
+
+  const execute = executeOn({ query: pool.query.bind(pool) as typeof pool.query })
+  const tag = tagFor((query) => execute(query).catch(rethrow))
+
+  async function begin<T>(...args: [(sql: Tx) => Promise<T>] | [string, (sql: Tx) => Promise<T>]): Promise<T> {
+    const [mode, work] = args.length === 1 ? ['', args[0]] : args
+    const client = await pool.connect().catch(rethrow)
+    const run = executeOn(client)
+    let isBroken = false
+    try {
+      await client.query(`BEGIN ${mode}`)
+      const result = await work(tagFor((query) => run(query).catch(rethrow)))
+      await client.query('COMMIT')
+      return result
+    } catch (error) {
+      isBroken = !(await rolledBack(client))
+      return rethrow(error)
+    } finally {
+      client.release(isBroken)
+    }
+  }
+
+  let ending: Promise<void> | undefined
+  function end({ timeout } = { timeout: END_SECONDS_MAX }): Promise<void> {
+    ending ??= endWithin(pool, timeout * 1000)
+    return ending
+  }
+  return Object.assign(tag, { begin, end })
+}
+
+async function rolledBack(client: PoolClient): Promise<boolean> {
+  return await client.query('ROLLBACK').then(
+    () => true,
+    () => false,
+  )
+}
+
+async function endWithin(pool: pg.Pool, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<void>((done) => {
+    timer = setTimeout(done, ms)
+  })
+  await Promise.race([pool.end(), late])
+  clearTimeout(timer)
+}
+
+/** Errors of the server stay what they are; `pg` marks what the connection itself met by nothing but not being one. */
+function rethrow(error: unknown): never {
+  if (error instanceof pg.DatabaseError || !isOfConnection(error)) throw error
+  throw new ConnectionLost('the connection to PostgreSQL failed', { cause: error })
+}
+
+function isOfConnection(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  if (error instanceof AggregateError) return true // several addresses were tried
+  return (
+    /^E[A-Z]+$/.test(`${(error as NodeJS.ErrnoException).code}`) ||
+    /connection|connect|pool|client/i.test(error.message)
+  )
 }
 
 /** What PostgreSQL, or the way to it, says went wrong. */
 export type Failure = 'chain_moved' | 'unreachable' | 'refused'
-
-const UNREACHABLE_CODES = new Set(['CONNECTION_CLOSED', 'CONNECTION_ENDED', 'CONNECTION_DESTROYED', 'CONNECT_TIMEOUT'])
 
 /**
  * Sorts an error of a query: `chain_moved`, another writer was faster (ZS001, or a serialization failure); `unreachable`, the
@@ -51,12 +131,12 @@ const UNREACHABLE_CODES = new Set(['CONNECTION_CLOSED', 'CONNECTION_ENDED', 'CON
  * looked at it and said no, as it will again.
  */
 export function failureOf(error: unknown): Failure {
-  const code = (error as { code?: unknown } | null)?.code
-  if (typeof code !== 'string') return 'refused'
+  if (error instanceof ConnectionLost) return 'unreachable'
+  if (!(error instanceof pg.DatabaseError)) return 'refused'
+  const code = error.code ?? ''
   if (code === 'ZS001' || code === '40001' || code === '40P01') return 'chain_moved'
-  // 08 connection, 53 resources, 57 operator intervention and shutdown, 25P03 idle in transaction, 58 system errors
-  if (/^(08|53|57|58)/.test(code) || code === '25P03' || UNREACHABLE_CODES.has(code)) return 'unreachable'
-  return /^E[A-Z]+$/.test(code) ? 'unreachable' : 'refused'
+  // 08 connection, 25006 read-only after a failover, 25P03 idle in transaction, 53 resources, 57 shutdown, 58 system
+  return /^(08|25006|25P03|53|57|58)/.test(code) ? 'unreachable' : 'refused'
 }
 
 /**

@@ -32,7 +32,7 @@ export async function migrate(sql: Sql): Promise<string[]> {
     if (unknown) throw new Error(`the database has migration ${unknown}, which this version lacks: run a newer Zerosum`)
     const missing = files.filter((file) => !done.includes(file))
     for (const file of missing) {
-      await sql.unsafe(await readFile(new URL(file, DIRECTORY), 'utf8')).simple()
+      await sql.unsafe(await readFile(new URL(file, DIRECTORY), 'utf8'))
       await sql`INSERT INTO schema_migrations (name) VALUES (${file})`
     }
     return missing

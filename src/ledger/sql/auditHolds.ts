@@ -1,0 +1,107 @@
+import { endedHoldOf, type Finding, payloadOf } from '../../core/audit.ts'
+import type { Hold } from '../../core/hold.ts'
+import type { Tx } from '../../postgres/connect.ts'
+import { Due, earliestFinding, type History, NOWHERE, type Place } from './auditHistory.ts'
+
+const STATUS_AFTER = { capture: 'captured', release: 'released', expiry: 'expired' } as const
+
+type Row = {
+  subject: string
+  request: string | null
+  kind: 'hold' | keyof typeof STATUS_AFTER | null
+  tenant_id: string
+  payload: string
+  result: string | null
+  block: bigint
+  item: number
+  hold_tenant: string | null
+  from_account: string
+  to_account: string
+  amount: bigint
+  currency: string
+  expires_at_us: bigint
+  status: Hold['status']
+  captured: bigint
+}
+
+const PAGE_ROWS = 1_000
+
+/**
+ * Finds the first hold that is not what the accepted requests about it made of it, or that was ended twice, or by a request
+ * that recorded another hold than there was. Of a chain that was walked already; the account is the payer's.
+ */
+export async function findWrongHold(sql: Tx): Promise<Finding | undefined> {
+  const pages = sql<Row[]>`
+    SELECT coalesce(r.subject, h.id) AS subject, r.id AS request, r.kind, r.tenant_id, r.payload, r.result, r.block, r.item,
+           h.tenant_id AS hold_tenant, h.from_account, h.to_account, h.amount, h.currency, h.expires_at_us, h.status,
+           h.captured
+    FROM (SELECT CASE kind WHEN 'hold' THEN id ELSE target END AS subject,
+                 id, kind, tenant_id, payload::text, result::text, block, item
+          FROM requests WHERE refusal IS NULL AND kind IN ('hold', 'capture', 'release', 'expiry')) AS r
+    FULL JOIN holds h ON h.id = r.subject
+    ORDER BY 1, r.block, r.item`.cursor(PAGE_ROWS)
+  return await earliestFinding(pages, holdHistory)
+}
+
+function holdHistory(first: Row): History<Row> {
+  const due = new Due()
+  let status: Hold['status'] | undefined
+  let payer: string | null = first.from_account
+  let whole: string | undefined
+
+  function placed(row: Row, place: Place): Finding | undefined {
+    const [leg] = payloadOf(row.payload).legs ?? []
+    payer = leg?.from ?? null
+    whole = leg?.amount
+    status = 'held'
+    due.set(place, {
+      tenant: row.tenant_id,
+      from: payer,
+      to: leg?.to ?? null,
+      amount: whole ?? null,
+      status,
+      captured: 0,
+    })
+    due.set(place, { currency: leg?.currency ?? null, expires: expiryOf(row.result) })
+    return undefined
+  }
+
+  function ended(row: Row, kind: keyof typeof STATUS_AFTER, place: Place): Finding | undefined {
+    const recorded = endedHoldOf(row.result)
+    if (status !== 'held') {
+      const before = status === undefined ? 'no accepted request placed it' : `it was ${status} before`
+      return { ...place, account: recorded.from, problem: `the ${kind} ends a hold, but ${before}` }
+    }
+    status = STATUS_AFTER[kind]
+    const captured = kind === 'capture' ? (payloadOf(row.payload).amount ?? whole ?? null) : 0
+    due.set(place, { status, captured })
+    const { expiresAtUs: expires, ...said } = recorded
+    const wrong = due.compare({ ...said, tenant: row.tenant_id, expires })
+    return wrong && { ...place, account: payer, problem: `in what the ${kind} recorded of the hold, ${wrong.problem}` }
+  }
+
+  return {
+    add(row) {
+      if (row.request === null) {
+        return { ...NOWHERE, account: payer, problem: 'there is a hold that no accepted request placed' }
+      }
+      const place: Place = { block: Number(row.block), item: row.item, transaction: row.request }
+      return row.kind === 'hold' || row.kind === null ? placed(row, place) : ended(row, row.kind, place)
+    },
+    end() {
+      if (first.request === null || status === undefined) return undefined
+      const place: Place = { block: Number(first.block), item: first.item, transaction: first.request }
+      if (first.hold_tenant === null)
+        return { ...place, account: payer, problem: 'the hold was placed, but has no row' }
+      const { from_account: from, to_account: to, amount, currency, expires_at_us: expires, captured } = first
+      const stored = { tenant: first.hold_tenant, from, to, amount, currency, expires, status: first.status, captured }
+      const wrong = due.compare(stored)
+      return wrong && { ...wrong.place, account: payer, problem: `in the row of the hold, ${wrong.problem}` }
+    },
+  }
+}
+
+function expiryOf(result: string | null): number | null {
+  const { expiresAtUs } = (JSON.parse(result ?? 'null') ?? {}) as { expiresAtUs?: number }
+  return expiresAtUs ?? null
+}

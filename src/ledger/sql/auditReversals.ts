@@ -1,0 +1,69 @@
+import { type Finding, payloadOf } from '../../core/audit.ts'
+import { parseAmount } from '../../core/money.ts'
+import type { Kind } from '../../core/request.ts'
+import { type Movement, recordedMovements, reversalMovements, type Transfer, totalOf } from '../../core/transfer.ts'
+import type { Tx } from '../../postgres/connect.ts'
+import { earliestFinding, type History } from './auditHistory.ts'
+
+type Row = {
+  subject: string
+  request: string
+  tenant_id: string
+  payload: string
+  result: string | null
+  block: bigint
+  item: number
+  transfer_kind: Kind | null
+  transfer_tenant: string
+  transfer_payload: string
+  is_later: boolean | null
+}
+
+const PAGE_ROWS = 1_000
+
+/**
+ * Finds the first reversal that moved something else than the transfer it reverses, turned round, or more than was left of
+ * it. Of a chain that was walked already; the account is the one that the money was taken back from.
+ */
+export async function findWrongReversal(sql: Tx): Promise<Finding | undefined> {
+  const pages = sql<Row[]>`
+    SELECT r.target AS subject, r.id AS request, r.tenant_id, r.payload::text, r.result::text, r.block, r.item,
+           t.kind AS transfer_kind, t.tenant_id AS transfer_tenant, t.payload::text AS transfer_payload,
+           (t.block, t.item) < (r.block, r.item) AS is_later
+    FROM requests r
+    LEFT JOIN requests t ON t.id = r.target AND t.refusal IS NULL AND t.kind IN ('transfer', 'top-up', 'withdrawal')
+    WHERE r.kind = 'reversal' AND r.refusal IS NULL ORDER BY r.target, r.block, r.item`.cursor(PAGE_ROWS)
+  return await earliestFinding(pages, reversalHistory)
+}
+
+function reversalHistory({ subject, transfer_kind, transfer_tenant, transfer_payload }: Row): History<Row> {
+  const movements = transfer_kind && recordedMovements(transfer_kind, payloadOf(transfer_payload), null)
+  let transfer: Transfer | null = movements && { id: subject, tenantId: transfer_tenant, movements, reversed: 0n }
+  return {
+    add(row) {
+      const { block, item, request: transaction } = row
+      const moved = recordedMovements('reversal', {}, JSON.parse(row.result ?? 'null')) ?? []
+      const wrong = (problem: string): Finding => ({
+        ...{ block: Number(block), item, transaction, account: moved[0]?.from ?? null },
+        problem: `the reversal of ${subject} ${problem}`,
+      })
+      if (!transfer || !row.is_later || transfer.tenantId !== row.tenant_id) {
+        return wrong('is of no accepted transfer before it')
+      }
+      const { amount } = payloadOf(row.payload)
+      const due = reversalMovements(transfer, amount === undefined ? undefined : (parseAmount(amount) ?? 0n))
+      transfer = { ...transfer, reversed: transfer.reversed + totalOf(moved) }
+      if (typeof due === 'string') return wrong(`takes back more than was left of it (${due})`)
+      if (textOf(moved) !== textOf(due)) return wrong(`moved ${textOf(moved)}, but should have moved ${textOf(due)}`)
+      return undefined
+    },
+    end: () => undefined,
+  }
+}
+
+function textOf(movements: readonly Movement[]): string {
+  const outside = 'the outside'
+  return movements
+    .map(({ from, to, amount, currency }) => `${amount} ${currency} from ${from ?? outside} to ${to ?? outside}`)
+    .join(', ')
+}
