@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import swagger from '@fastify/swagger'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import reference from '@scalar/fastify-api-reference'
-import fastify, { type FastifyInstance } from 'fastify'
+import fastify, { type FastifyInstance, LogController } from 'fastify'
 import { ZerosumError } from '../errors.ts'
 import type { Router } from '../shards/router.ts'
 import type { Directory } from '../tenants/directory.ts'
@@ -29,9 +29,8 @@ export async function buildApp({ router, directory, logLevel = 'warn' }: AppOpti
   const app = fastify({
     bodyLimit: BODY_BYTES_MAX,
     logger: { level: logLevel },
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'correlationId' }),
     genReqId: ({ headers }) => correlationId(headers['x-correlation-id']),
-    requestIdLogLabel: 'correlationId',
     forceCloseConnections: 'idle',
     frameworkErrors: (error, request, reply) =>
       sendProblem(new ZerosumError('bad_request', error.message), request, reply),
