@@ -37,7 +37,7 @@ export type Decision = {
 export type Posting = {
   readonly outcomes: readonly Outcome[]
   readonly decisions: readonly Decision[]
-  /** The state after: every account, hold, transfer and record that the batch changed or made. */
+  /** The state after: every account, hold, transfer and record that the batch touched or made. */
   readonly changes: Pick<Workspace, 'accounts' | 'opened' | 'settingsChanged' | 'holds' | 'transfers' | 'records'>
 }
 

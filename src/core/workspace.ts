@@ -46,6 +46,7 @@ export class Workspace {
 
   #entries: Entry[] = []
   #before: Account[] = []
+  #openedBefore = 0
   readonly #state: State
 
   constructor(state: State) {
@@ -123,12 +124,14 @@ export class Workspace {
     const entries = this.#entries
     this.#entries = []
     this.#before = []
+    this.#openedBefore = this.opened.length
     return entries
   }
 
-  /** Ends a request that was refused half way: every account is as it was before it. */
+  /** Ends a request that was refused half way: every account is as it was before it, and none was opened. */
   rollback(): void {
-    for (const before of this.#before) this.accounts.set(before.id, before)
+    for (const before of this.#before) Object.assign(this.accounts.get(before.id) ?? before, before)
+    for (const { id } of this.opened.splice(this.#openedBefore)) this.accounts.delete(id)
     this.#entries = []
     this.#before = []
   }
