@@ -1,6 +1,6 @@
-import { randomBytes } from 'node:crypto'
-import { slotOf, slotOfId, uuidv7 } from '../src/core/ids.ts'
+import { slotOf, slotOfId } from '../src/core/ids.ts'
 import { type Request, requestOf } from '../src/core/request.ts'
+import { newId } from '../src/shards/newId.ts'
 
 /** Seeded random numbers in [0, 1): mulberry32. */
 export function seededRandom(seed: number): () => number {
@@ -56,23 +56,24 @@ function different(count: number, random: () => number, draw: () => number): { f
   return { from, to }
 }
 
-const entropy = () => randomBytes(8).toString('hex')
-
+/** Opens the wallet of the n-th holder. */
 export function openWallet(tenantId: string, holder: number): Request {
   const holderId = `holder-${holder}`
-  const id = uuidv7(Date.now(), entropy(), slotOf(tenantId, holderId))
+  const id = newId(slotOf(tenantId, holderId))
   return requestOf(id, tenantId, `open-${holder}`, {
     ...{ kind: 'wallet-open', holderId, currency: 'USD', overdraftLimit: 0n, limits: {} },
   })
 }
 
+/** Funds a wallet. */
 export function topUp(tenantId: string, walletId: string, amount: bigint): Request {
-  const id = uuidv7(Date.now(), entropy(), slotOfId(walletId))
+  const id = newId(slotOfId(walletId))
   return requestOf(id, tenantId, 'fund', { kind: 'top-up', walletId, amount, currency: 'USD' })
 }
 
+/** Moves an amount under a key of its own. */
 export function transfer(tenantId: string, from: string, to: string, amount: bigint): Request {
-  const id = uuidv7(Date.now(), entropy(), slotOfId(from))
+  const id = newId(slotOfId(from))
   const legs = [{ from, to, amount, currency: 'USD' }]
   return requestOf(id, tenantId, `pay-${id}`, { kind: 'transfer', legs, remarks: {} })
 }

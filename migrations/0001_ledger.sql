@@ -1,6 +1,10 @@
 -- The ledger of one shard. What must never happen is refused here, whoever asks: docs/ARCHITECTURE.md, "What the database enforces".
 
+-- Types carry what never changes in a row: a CHECK would be looked at again with every balance that moves.
 CREATE TYPE layer AS ENUM ('posted', 'pending');
+CREATE TYPE account_kind AS ENUM ('wallet', 'cash', 'fees', 'suspense');
+CREATE TYPE account_status AS ENUM ('active', 'frozen', 'closed');
+CREATE DOMAIN currency AS text CHECK (VALUE ~ '^[A-Z]{3}$');
 
 -- Who uses this installation, and with which keys. Kept on the first shard.
 CREATE TABLE tenants (
@@ -63,21 +67,23 @@ CREATE INDEX requests_target ON requests (target) WHERE target IS NOT NULL;
 CREATE TABLE accounts (
   id uuid PRIMARY KEY,
   tenant_id uuid NOT NULL,
-  kind text NOT NULL CHECK (kind IN ('wallet', 'cash', 'fees', 'suspense')),
-  currency text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
-  status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'frozen', 'closed')),
-  overdraft_limit int8 CHECK (overdraft_limit >= 0),
-  transfer_max int8 CHECK (transfer_max > 0),
-  balance_max int8 CHECK (balance_max > 0),
-  sequence int8 NOT NULL DEFAULT 0 CHECK (sequence >= 0),
-  debits_posted int8 NOT NULL DEFAULT 0 CHECK (debits_posted >= 0),
-  credits_posted int8 NOT NULL DEFAULT 0 CHECK (credits_posted >= 0),
-  debits_pending int8 NOT NULL DEFAULT 0 CHECK (debits_pending >= 0),
-  credits_pending int8 NOT NULL DEFAULT 0 CHECK (credits_pending >= 0),
+  kind account_kind NOT NULL,
+  currency currency NOT NULL,
+  status account_status NOT NULL DEFAULT 'active',
+  overdraft_limit int8,
+  transfer_max int8,
+  balance_max int8,
+  sequence int8 NOT NULL DEFAULT 0,
+  debits_posted int8 NOT NULL DEFAULT 0,
+  credits_posted int8 NOT NULL DEFAULT 0,
+  debits_pending int8 NOT NULL DEFAULT 0,
+  credits_pending int8 NOT NULL DEFAULT 0,
+  CONSTRAINT accounts_counters
+    CHECK (least(sequence, debits_posted, credits_posted, debits_pending, credits_pending) >= 0),
+  CONSTRAINT accounts_limits CHECK (least(overdraft_limit, transfer_max - 1, balance_max - 1) >= 0),
   CONSTRAINT accounts_only_system_accounts_lack_a_floor CHECK ((kind = 'wallet') = (overdraft_limit IS NOT NULL)),
-  CONSTRAINT accounts_floor
-    CHECK (CASE WHEN overdraft_limit IS NULL THEN true
-                ELSE credits_posted::numeric - debits_posted - debits_pending >= -overdraft_limit END)
+  -- Of a system account it is null, which a CHECK takes for true. An overflow refuses as well.
+  CONSTRAINT accounts_floor CHECK (credits_posted - debits_posted - debits_pending >= -overdraft_limit)
 ) WITH (fillfactor = 70);
 
 CREATE TABLE wallets (
@@ -274,10 +280,12 @@ BEGIN
     INSERT INTO accounts (id, tenant_id, kind, currency, overdraft_limit, transfer_max, balance_max)
     SELECT id, tenant_id, kind, currency, overdraft_limit, transfer_max, balance_max
     FROM json_to_recordset(p_changes->'accountsOpened') AS a
-      (id uuid, tenant_id uuid, kind text, currency text, overdraft_limit int8, transfer_max int8, balance_max int8);
+      (id uuid, tenant_id uuid, kind account_kind, currency text, overdraft_limit int8, transfer_max int8,
+       balance_max int8);
 
     UPDATE accounts a SET status = c.status, transfer_max = c.transfer_max, balance_max = c.balance_max
-    FROM json_to_recordset(p_changes->'accountsChanged') AS c (id uuid, status text, transfer_max int8, balance_max int8)
+    FROM json_to_recordset(p_changes->'accountsChanged') AS c
+      (id uuid, status account_status, transfer_max int8, balance_max int8)
     WHERE a.id = c.id;
 
     INSERT INTO wallets (id, tenant_id, holder_id, name, metadata, opened_us)
