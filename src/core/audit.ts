@@ -29,16 +29,22 @@ export type StoredItem = Omit<Item, 'entries'> & {
   readonly opened: Pick<Account, 'tenantId' | 'kind' | 'currency' | 'overdraftLimit'> | null
 }
 
-type Balances = Pick<Entry, 'posted' | 'pendingOut' | 'pendingIn'>
+/** What an account holds after an entry. */
+export type Balances = Pick<Entry, 'posted' | 'pendingOut' | 'pendingIn'>
 
 /** An entry as it is stored, with what it builds on. */
 export type StoredLine = Entry & {
   readonly item: number
   readonly line: number
-  /** The entry of the same account whose sequence number is one less. */
-  readonly previous: (Balances & { readonly isEarlier: boolean }) | null
-  readonly account: Pick<Account, 'currency' | 'overdraftLimit'> | null
+  /** The balances after the entry of the same account whose sequence number is one less; `null` if there is none. */
+  readonly previous: Balances | null
+  /** That entry comes later in the chain than this one, which is never right. */
+  readonly isPreviousLater: boolean
+  readonly account: StoredAccount
 }
+
+/** What the row of an account says that entries must keep to; `currency` is `null` if there is no such row. */
+export type StoredAccount = { readonly currency: string | null; readonly overdraftLimit: bigint | null }
 
 /** What an entry must be, by the request that made it; `ends` as in Workspace.move. */
 type DueLine = Pick<Entry, 'accountId' | 'amount' | 'currency' | 'layer'> & { readonly ends: boolean }
@@ -94,7 +100,36 @@ export function auditBlock(
   items: readonly StoredItem[],
   lines: readonly StoredLine[],
 ): Finding | undefined {
-  const { number: block, requestCount, entryCount } = header
+  const finding = auditItems(header, items, lines)
+  if (finding) return finding
+  const { number: block, entryCount } = header
+  if (lines.length !== entryCount) {
+    return ofBlock(block, `block ${block} has ${lines.length} entries, but its header counts ${entryCount}`)
+  }
+  const root = merkleRoot(items.map(({ leaf }) => leaf))
+  if (root.equals(header.root)) return undefined
+  const problem =
+    `the Merkle root of block ${block} is ${header.root.toString('hex')}, but its requests make ${root.toString('hex')}: ` +
+    'a request was changed together with the hash beside it'
+  // Which of several can't be known: the root alone is left of what they were.
+  const [only] = items.length === 1 ? items : []
+  return { ...ofBlock(block, problem), item: only?.item ?? null, transaction: only?.id ?? null }
+}
+
+/** The same for a block whose header can't be trusted: what is wrong with its requests and entries by themselves. */
+export function auditContents(
+  header: BlockHeader,
+  items: readonly StoredItem[],
+  lines: readonly StoredLine[],
+): Finding | undefined {
+  return auditItems({ ...header, requestCount: (items.at(-1)?.item ?? -1) + 1 }, items, lines)
+}
+
+function auditItems(
+  { shard, number: block, requestCount }: BlockHeader,
+  items: readonly StoredItem[],
+  lines: readonly StoredLine[],
+): Finding | undefined {
   const accountOf = (item: number) => lines.find((line) => line.item === item)?.accountId ?? null
   const missing = (item: number): Finding => {
     const problem = `request ${item} of block ${block} is missing; its header counts ${requestCount}, from 0`
@@ -114,37 +149,27 @@ export function auditBlock(
     if (item.item !== place) return missing(place)
     const start = taken
     while (lines[taken]?.item === place) taken += 1
+    const wrong = auditItem(shard, item, lines.slice(start, taken))
+    if (wrong) return { block, item: place, transaction: item.id, ...wrong }
     const next = lines[taken]
     if (next && next.item < place) return stray(next)
-    const wrong = auditItem(header.shard, item, lines.slice(start, taken))
-    if (wrong) return { block, item: place, transaction: item.id, ...wrong }
   }
   if (items.length < requestCount) return missing(items.length)
   const left = lines[taken]
-  if (left) return stray(left)
-
-  if (lines.length !== entryCount) {
-    return ofBlock(block, `block ${block} has ${lines.length} entries, but its header counts ${entryCount}`)
-  }
-  const root = merkleRoot(items.map(({ leaf }) => leaf))
-  if (root.equals(header.root)) return undefined
-  const problem =
-    `the Merkle root of block ${block} is ${header.root.toString('hex')}, but its requests make ${root.toString('hex')}: ` +
-    'a request was changed together with the hash beside it'
-  // Which of several can't be known: the root alone is left of what they were.
-  const [only] = items.length === 1 ? items : []
-  return { ...ofBlock(block, problem), item: only?.item ?? null, transaction: only?.id ?? null }
+  return left && stray(left)
 }
 
 /** One request and its entries. That its meaning is wrong is told rather than that its hash is: it names an account. */
 function auditItem(shard: number, item: StoredItem, lines: readonly StoredLine[]): Wrong | undefined {
-  const wrong = namingProblem(item) ?? openingProblem(item) ?? entriesProblem(item, lines, shard)
+  const payload = payloadOf(item.payload)
+  const wrong =
+    namingProblem(item, payload) ?? openingProblem(item, payload) ?? entriesProblem(item, payload, lines, shard)
   const isAsSealed = leafHash(canonicalItem({ ...item, entries: lines })).equals(item.leaf)
   if (!wrong && isAsSealed) return undefined
   if (!wrong) {
     return {
       account: null,
-      problem: `the ${item.kind} or its entries were changed: they do not make the hash beside it`,
+      problem: `the ${item.kind}, its entries or the hash beside it were changed: they do not agree`,
     }
   }
   const seal = isAsSealed
@@ -154,11 +179,12 @@ function auditItem(shard: number, item: StoredItem, lines: readonly StoredLine[]
 }
 
 /** No hash covers `target`, and requests are found by it; wallet-updates are found by their scope. */
-function namingProblem({ kind, payload, target, scope }: StoredItem): Wrong | undefined {
-  const { holdId, transferId, walletId } = payloadOf(payload)
+function namingProblem({ kind, target, scope }: StoredItem, payload: Payload): Wrong | undefined {
+  const { holdId, transferId, walletId } = payload
   const named = holdId ?? transferId ?? null
-  if (target !== named)
+  if (target !== named) {
     return { account: null, problem: `the target of the ${kind} is ${target}, but it asks for ${named}` }
+  }
   if (kind === 'wallet-update' && scope !== walletId) {
     return { account: scope, problem: `the scope of the ${kind} is ${scope}, but it asks for ${walletId}` }
   }
@@ -166,10 +192,10 @@ function namingProblem({ kind, payload, target, scope }: StoredItem): Wrong | un
 }
 
 /** The account of a wallet must be what the wallet-open asked for, in all that never changes. */
-function openingProblem({ id, tenantId, kind, payload, refusal, opened }: StoredItem): Wrong | undefined {
+function openingProblem({ id, tenantId, kind, refusal, opened }: StoredItem, payload: Payload): Wrong | undefined {
   if (kind !== 'wallet-open' || refusal !== null) return undefined
   if (!opened) return { account: id, problem: 'a wallet was opened, but its account is not there' }
-  const { currency, overdraftLimit } = payloadOf(payload)
+  const { currency, overdraftLimit } = payload
   const problem = difference(
     { tenant: opened.tenantId, kind: opened.kind, currency: opened.currency, overdraft_limit: opened.overdraftLimit },
     { tenant: tenantId, kind: 'wallet', currency: currency ?? null, overdraft_limit: overdraftLimit ?? null },
@@ -177,14 +203,19 @@ function openingProblem({ id, tenantId, kind, payload, refusal, opened }: Stored
   return problem === undefined ? undefined : { account: id, problem: `in the row of the account, ${problem}` }
 }
 
-function entriesProblem(item: StoredItem, lines: readonly StoredLine[], shard: number): Wrong | undefined {
+function entriesProblem(
+  item: StoredItem,
+  payload: Payload,
+  lines: readonly StoredLine[],
+  shard: number,
+): Wrong | undefined {
   const { kind, refusal } = item
   const [first] = lines
   if (refusal !== null) {
     const problem = `the ${kind} was refused, ${refusal}, but it has entries`
     return first && { account: first.accountId, problem }
   }
-  const due = dueLines(item, shard)
+  const due = dueLines(item, payload, shard)
   if (!due) return { account: first?.accountId ?? null, problem: `what is stored is not an accepted ${kind}` }
   for (let i = 0; i < Math.max(due.length, lines.length); i++) {
     const [line, asked] = [lines[i], due[i]]
@@ -217,13 +248,13 @@ function lineProblem(line: StoredLine, due: DueLine): string | undefined {
 /** An entry against its account, and the entry of that account before it. */
 function balanceProblem(line: StoredLine, { ends }: DueLine): string | undefined {
   const { account, sequence, currency, amount, layer, previous } = line
-  if (!account) return 'is of an account that is not there'
+  if (account.currency === null) return 'is of an account that is not there'
   if (account.currency !== currency) return `is in ${currency}, but the account is in ${account.currency}`
-  if (sequence !== 1 && !previous) return `is number ${sequence} of its account, which has no number ${sequence - 1}`
-  if (sequence !== 1 && !previous?.isEarlier) {
+  const before = sequence === 1 ? EMPTY : previous
+  if (!before) return `is number ${sequence} of its account, which has no number ${sequence - 1}`
+  if (before === previous && line.isPreviousLater) {
     return `is number ${sequence} of its account, but number ${sequence - 1} comes later in the chain`
   }
-  const before = (sequence === 1 ? null : previous) ?? EMPTY
   // A debit opens pending out, a credit pending in; the lines that end a hold have the signs the other way round.
   const isOut = amount < 0n !== ends
   const posted = layer === 'posted' ? before.posted + amount : before.posted
@@ -252,10 +283,8 @@ function imbalance(lines: readonly StoredLine[]): string | undefined {
 }
 
 /** The entries that an accepted request makes; `undefined` if what is stored of it can't be understood. */
-function dueLines(item: StoredItem, shard: number): DueLine[] | undefined {
-  const { kind, tenantId, result } = item
+function dueLines({ kind, tenantId, result }: StoredItem, payload: Payload, shard: number): DueLine[] | undefined {
   try {
-    const payload = payloadOf(item.payload)
     switch (kind) {
       case 'transfer':
       case 'top-up':

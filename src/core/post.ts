@@ -2,23 +2,9 @@ import { type Account, available, openedAccount, posted, type SystemAccountPlace
 import { captureRefusal, endedRefusal, type Hold } from './hold.ts'
 import { AMOUNT_MAX } from './money.ts'
 import { type Refusal, winning } from './refusal.ts'
-import type { Kind, Operation, Request } from './request.ts'
+import type { Operation, Request, RequestRecord } from './request.ts'
 import { type Movement, movementsOf, OUTSIDE, type ReversalResult, reversalMovements, totalOf } from './transfer.ts'
 import { type Entry, recordName, type State, Workspace } from './workspace.ts'
-
-/** What is recorded of a request for ever: what was asked, what became of it, when. Answers are made of it alone. */
-export type RequestRecord = {
-  readonly id: string
-  readonly tenantId: string
-  readonly kind: Kind
-  readonly payload: string
-  /** `null` when it was accepted. */
-  readonly refusal: Refusal | null
-  /** What the decision added, as JSON: when a hold expires, what a reversal moved. */
-  readonly result: string | null
-  /** The time of the block that decided it, microseconds since 1970. */
-  readonly timeUs: number
-}
 
 /**
  * `decided` now; `replayed`, the same request came before and this is what became of it; `key_reused`, another request

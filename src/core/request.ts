@@ -1,5 +1,6 @@
 import type { AccountStatus, Limits } from './account.ts'
 import { digestUuid } from './ids.ts'
+import type { Refusal } from './refusal.ts'
 
 /** One movement of money, from one wallet to another. */
 export type Leg = { readonly from: string; readonly to: string; readonly amount: bigint; readonly currency: string }
@@ -61,6 +62,20 @@ export type Request = {
   readonly operation: Operation
   /** The operation as canonical JSON: recorded, hashed, and compared when the key comes again. */
   readonly payload: string
+}
+
+/** What is recorded of a request for ever: what was asked, what became of it, when. Answers are made of it alone. */
+export type RequestRecord = {
+  readonly id: string
+  readonly tenantId: string
+  readonly kind: Kind
+  readonly payload: string
+  /** `null` when it was accepted. */
+  readonly refusal: Refusal | null
+  /** What the decision added, as JSON: when a hold expires, what a reversal moved. */
+  readonly result: string | null
+  /** The time of the block that decided it, microseconds since 1970. */
+  readonly timeUs: number
 }
 
 /** A request is an operation that somebody asked under a key. */

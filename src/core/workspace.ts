@@ -1,6 +1,6 @@
 import { type Account, openedAccount, posted, type SystemAccountPlace, systemAccountId } from './account.ts'
 import type { Hold } from './hold.ts'
-import type { RequestRecord } from './post.ts'
+import type { RequestRecord } from './request.ts'
 import type { Transfer } from './transfer.ts'
 
 /** `posted` is money that has moved, `pending` money that is reserved to move. */

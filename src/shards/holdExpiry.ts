@@ -1,8 +1,8 @@
 import { slotOfId } from '../core/ids.ts'
 import { requestOf } from '../core/request.ts'
-import { newId } from '../shards/newId.ts'
-import type { Batcher } from './batcher.ts'
-import type { Reader } from './reader.ts'
+import type { Batcher } from '../ledger/batcher.ts'
+import type { Reader } from '../ledger/reader.ts'
+import { newId } from './newId.ts'
 
 const INTERVAL_MS = 1_000
 const BATCH_MAX = 500

@@ -1,9 +1,9 @@
 import { type Batcher, createBatcher } from '../ledger/batcher.ts'
-import { startHoldExpiry } from '../ledger/holdExpiry.ts'
 import { createPoster } from '../ledger/poster.ts'
 import { createReader, type Reader } from '../ledger/reader.ts'
 import { connect } from '../postgres/connect.ts'
 import { migrate } from '../postgres/migrate.ts'
+import { startHoldExpiry } from './holdExpiry.ts'
 
 /** One database with its chain: where the requests of some holders are posted and read. */
 export type Shard = {

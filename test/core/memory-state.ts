@@ -1,6 +1,7 @@
 import type { Account } from '../../src/core/account.ts'
 import type { Hold } from '../../src/core/hold.ts'
-import type { Posting, RequestRecord } from '../../src/core/post.ts'
+import type { Posting } from '../../src/core/post.ts'
+import type { RequestRecord } from '../../src/core/request.ts'
 import type { Transfer } from '../../src/core/transfer.ts'
 import { recordName, type State } from '../../src/core/workspace.ts'
 

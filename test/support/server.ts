@@ -12,8 +12,8 @@ declare module 'vitest' {
 }
 
 /**
- * One real PostgreSQL for all tests of a run: the embedded one, or the server that `ZEROSUM_TEST_POSTGRES` names
- * (a superuser's URL), to test on another version.
+ * One real PostgreSQL for all tests of a run: the embedded one; or, to test on another version, the binaries in the folder
+ * `ZEROSUM_TEST_POSTGRES_BIN`, or the server that `ZEROSUM_TEST_POSTGRES` names (a superuser's URL).
  */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const external = process.env['ZEROSUM_TEST_POSTGRES']
@@ -22,7 +22,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     return async () => {}
   }
   const directory = await mkdtemp(join(tmpdir(), 'zerosum-test-'))
-  const server = await startEmbedded(directory)
+  const server = await startEmbedded(directory, process.env['ZEROSUM_TEST_POSTGRES_BIN'])
   project.provide('postgresUrl', server.url('postgres'))
   return async () => {
     await server.stop()

@@ -1,8 +1,7 @@
 import type { Account, AccountStatus } from '../../core/account.ts'
 import type { Hold } from '../../core/hold.ts'
-import type { RequestRecord } from '../../core/post.ts'
 import type { Refusal } from '../../core/refusal.ts'
-import type { Kind, Payload, Request } from '../../core/request.ts'
+import type { Kind, Payload, Request, RequestRecord } from '../../core/request.ts'
 import { recordedMovements, type Transfer } from '../../core/transfer.ts'
 import { arrayLiteral, type Sql, type Tx } from '../../postgres/connect.ts'
 

@@ -1,7 +1,6 @@
 import type { Hold } from '../../core/hold.ts'
-import type { RequestRecord } from '../../core/post.ts'
 import type { Refusal } from '../../core/refusal.ts'
-import type { Kind } from '../../core/request.ts'
+import type { Kind, RequestRecord } from '../../core/request.ts'
 import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
 
 type Row = {
