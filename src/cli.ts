@@ -5,7 +5,7 @@ import { shareDatabases, startNode } from './main.ts'
 import { prepareDatabase } from './shards/shard.ts'
 import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
 
-const verifyShards = async (_u: readonly string[], _o: { json: boolean }) => 0
+import { verifyShards } from './verify.ts'
 
 const USAGE = `usage: zerosum COMMAND
 

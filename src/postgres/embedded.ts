@@ -203,9 +203,10 @@ async function reachPrefix({ uid, gid }: Identity, places: string[]): Promise<st
     for (let folder = place; folder !== dirname(folder); folder = dirname(folder)) {
       const { mode, uid: owner } = await stat(folder)
       if ((mode & 0o001) !== 0 || owner === uid) continue
-      const capability = '+dac_override'
+      const capability = '+dac_read_search'
       return [
-        ...['setpriv', `--reuid=${uid}`, `--regid=${gid}`, '--clear-groups'],
+        // Without the securebit, access(2) would not heed the capability.
+        ...['setpriv', `--reuid=${uid}`, `--regid=${gid}`, '--clear-groups', '--securebits=+no_setuid_fixup'],
         ...[`--inh-caps=${capability}`, `--ambient-caps=${capability}`, '--'],
       ]
     }
