@@ -28,7 +28,10 @@ CREATE TABLE chain_head (
   shard int,
   number int8 NOT NULL,
   hash bytea NOT NULL,
-  time_us int8 NOT NULL
+  time_us int8 NOT NULL,
+  -- what the head block is still to be given of what its header says
+  requests_left int NOT NULL DEFAULT 0 CHECK (requests_left >= 0),
+  entries_left int NOT NULL DEFAULT 0 CHECK (entries_left >= 0)
 ) WITH (fillfactor = 10);
 INSERT INTO chain_head (number, hash, time_us) VALUES (0, decode(repeat('00', 32), 'hex'), 0);
 
@@ -46,7 +49,7 @@ CREATE TABLE blocks (
 -- What was asked and what became of it. An accepted request is also its one transaction, under the same id.
 CREATE TABLE requests (
   block int8 NOT NULL,
-  item int NOT NULL,
+  item int NOT NULL CHECK (item >= 0),
   id uuid NOT NULL,
   tenant_id uuid NOT NULL,
   scope uuid NOT NULL,
@@ -142,7 +145,8 @@ CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON chain_head FOR EACH ST
 -- A block must follow the head: the compare-and-swap that fences writers. ZS001 tells the loser to look again.
 CREATE FUNCTION advance_head() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
-  UPDATE chain_head SET number = NEW.number, hash = NEW.hash, time_us = NEW.time_us
+  UPDATE chain_head SET number = NEW.number, hash = NEW.hash, time_us = NEW.time_us,
+    requests_left = NEW.request_count, entries_left = NEW.entry_count
   WHERE number = NEW.number - 1 AND hash = NEW.previous_hash AND time_us < NEW.time_us;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'block % does not follow the head of the chain', NEW.number USING ERRCODE = 'ZS001';
@@ -156,11 +160,10 @@ CREATE FUNCTION open_block() RETURNS int8 LANGUAGE sql STABLE SET search_path = 
   SELECT number FROM chain_head WHERE xmin = pg_current_xact_id_if_assigned()::xid
 $$;
 
--- At commit a block must hold what its header says, so that nothing can be added to it, or left out, on the way.
+-- At commit a block holds what its header says, neither less nor, whenever this is looked at, more.
 CREATE FUNCTION check_block() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
-  IF (SELECT count(*) FROM requests WHERE block = NEW.number) <> NEW.request_count
-    OR (SELECT count(*) FROM entries WHERE block = NEW.number) <> NEW.entry_count THEN
+  IF EXISTS (SELECT FROM chain_head WHERE number = NEW.number AND requests_left + entries_left > 0) THEN
     RAISE EXCEPTION 'block % does not hold what its header says', NEW.number USING ERRCODE = 'ZS002';
   END IF;
   RETURN NULL;
@@ -168,10 +171,20 @@ END $$;
 CREATE CONSTRAINT TRIGGER check_block AFTER INSERT ON blocks DEFERRABLE INITIALLY DEFERRED
   FOR EACH ROW EXECUTE FUNCTION check_block();
 
-CREATE FUNCTION check_requests() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+-- Requests come with their block, numbered from 0 without a gap: as many as the header says, each below that number.
+CREATE FUNCTION check_requests() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  opened int8 := open_block();
+  added_count int;
 BEGIN
-  IF EXISTS (SELECT FROM added WHERE block IS DISTINCT FROM open_block()) THEN
+  IF EXISTS (SELECT FROM added a LEFT JOIN blocks b ON b.number = opened
+             WHERE a.block IS DISTINCT FROM opened OR a.item >= b.request_count) THEN
     RAISE EXCEPTION 'requests outside of a block' USING ERRCODE = 'ZS002';
+  END IF;
+  SELECT count(*) INTO added_count FROM added;
+  UPDATE chain_head SET requests_left = requests_left - added_count WHERE requests_left >= added_count;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'block % does not hold what its header says', opened USING ERRCODE = 'ZS002';
   END IF;
   RETURN NULL;
 END $$;
@@ -184,6 +197,7 @@ CREATE FUNCTION apply_entries() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINE
 DECLARE
   opened int8 := open_block();
   crooked record;
+  added_count int;
   account_count int8;
   moved_count int8;
 BEGIN
@@ -192,6 +206,16 @@ BEGIN
   IF FOUND THEN
     RAISE EXCEPTION 'entries of block % item % do not sum to zero in % on the % layer, or are outside of a block',
       crooked.block, crooked.item, crooked.currency, crooked.layer USING ERRCODE = 'ZS002';
+  END IF;
+  IF EXISTS (SELECT FROM (SELECT DISTINCT item FROM added) AS a
+             LEFT JOIN requests r ON r.block = opened AND r.item = a.item AND r.refusal IS NULL
+             WHERE r.item IS NULL) THEN
+    RAISE EXCEPTION 'entries of block % that no accepted request asked for', opened USING ERRCODE = 'ZS002';
+  END IF;
+  SELECT count(*) INTO added_count FROM added;
+  UPDATE chain_head SET entries_left = entries_left - added_count WHERE entries_left >= added_count;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'block % does not hold what its header says', opened USING ERRCODE = 'ZS002';
   END IF;
 
   WITH moved AS (
@@ -236,7 +260,7 @@ END $$;
 CREATE TRIGGER no_direct_update
   BEFORE UPDATE OF id, tenant_id, kind, currency, sequence, debits_posted, credits_posted, debits_pending, credits_pending
   ON accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
-CREATE TRIGGER no_direct_update BEFORE UPDATE OF number, hash, time_us
+CREATE TRIGGER no_direct_update BEFORE UPDATE OF number, hash, time_us, requests_left, entries_left
   ON chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
 
 CREATE FUNCTION check_opened() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$

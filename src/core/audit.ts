@@ -21,12 +21,12 @@ export type Finding = {
   readonly problem: string
 }
 
-/** A request as it is stored; `opened` is the account under its id if it is a wallet-open. */
+/** A request as it is stored; `opened` is the account under its id if it is a wallet-open, the limit in decimal digits. */
 export type StoredItem = Omit<Item, 'entries'> & {
   readonly item: number
   readonly target: string | null
   readonly leaf: Buffer
-  readonly opened: Pick<Account, 'tenantId' | 'kind' | 'currency' | 'overdraftLimit'> | null
+  readonly opened: (Pick<Account, 'tenantId' | 'kind' | 'currency'> & { readonly overdraftLimit: string | null }) | null
 }
 
 /** What an account holds after an entry. */
@@ -148,11 +148,11 @@ function auditItems(
     }
     if (item.item !== place) return missing(place)
     const start = taken
+    const next = lines[start]
+    if (next && next.item < place) return stray(next)
     while (lines[taken]?.item === place) taken += 1
     const wrong = auditItem(shard, item, lines.slice(start, taken))
     if (wrong) return { block, item: place, transaction: item.id, ...wrong }
-    const next = lines[taken]
-    if (next && next.item < place) return stray(next)
   }
   if (items.length < requestCount) return missing(items.length)
   const left = lines[taken]
@@ -174,8 +174,8 @@ function auditItem(shard: number, item: StoredItem, lines: readonly StoredLine[]
   }
   const seal = isAsSealed
     ? 'it has the hash it was written with'
-    : 'it was changed: it does not make the hash beside it'
-  return { account: wrong.account, problem: `${wrong.problem} (${seal})` }
+    : 'it does not make the hash beside it: it was changed'
+  return { account: wrong.account, problem: [wrong.problem, ...imbalances(lines), seal].join('; ') }
 }
 
 /** No hash covers `target`, and requests are found by it; wallet-updates are found by their scope. */
@@ -231,8 +231,8 @@ function entriesProblem(
     const problem = lineProblem(line, asked) ?? balanceProblem(line, asked)
     if (problem !== undefined) return { account: line.accountId, problem: `entry ${i} of the ${kind} ${problem}` }
   }
-  const problem = imbalance(lines)
-  return problem === undefined ? undefined : { account: null, problem }
+  // What is asked for comes in pairs of opposite amounts: entries that are just that sum to zero.
+  return undefined
 }
 
 /** An entry against what its request asked for. */
@@ -271,15 +271,16 @@ function balanceProblem(line: StoredLine, { ends }: DueLine): string | undefined
   return undefined
 }
 
-/** The golden rule: entries sum to zero per currency and layer. */
-function imbalance(lines: readonly StoredLine[]): string | undefined {
+/** The golden rule, entries sum to zero per currency and layer: where they don't. */
+function imbalances(lines: readonly StoredLine[]): string[] {
   const sums = new Map<string, bigint>()
   for (const { currency, layer, amount } of lines) {
     const name = `${currency} ${layer}`
     sums.set(name, (sums.get(name) ?? 0n) + amount)
   }
-  for (const [name, sum] of sums) if (sum !== 0n) return `its entries sum to ${sum} ${name}, not to zero`
-  return undefined
+  return [...sums]
+    .filter(([, sum]) => sum !== 0n)
+    .map(([name, sum]) => `its entries sum to ${sum} ${name}, not to zero`)
 }
 
 /** The entries that an accepted request makes; `undefined` if what is stored of it can't be understood. */

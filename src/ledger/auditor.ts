@@ -1,12 +1,21 @@
 import { setImmediate } from 'node:timers/promises'
-import { auditBlock, brokenLink, brokenSeal, type Finding, type StoredItem, type StoredLine } from '../core/audit.ts'
+import {
+  auditBlock,
+  auditContents,
+  brokenLink,
+  brokenSeal,
+  type Finding,
+  type StoredItem,
+  type StoredLine,
+} from '../core/audit.ts'
 import { type BlockHeader, type ChainHead, GENESIS_HASH } from '../core/block.ts'
 import { formatId } from '../core/ids.ts'
 import type { Sql, Tx } from '../postgres/connect.ts'
 import { countAccounts, findWrongCounters, findWrongSystemAccount } from './sql/auditAccounts.ts'
-import { type InBlock, readHeaders, readItems, readLines } from './sql/auditBlocks.ts'
+import { type InBlock, readHeaders, readItems } from './sql/auditBlocks.ts'
 import { readStoredHead } from './sql/auditHead.ts'
 import { findWrongHold } from './sql/auditHolds.ts'
+import { createLineReader, type LineReader } from './sql/auditLines.ts'
 import { accountName } from './sql/auditNames.ts'
 import { findOrphan } from './sql/auditOrphans.ts'
 import { findWrongReversal } from './sql/auditReversals.ts'
@@ -44,13 +53,13 @@ export type ShardReport = {
 }
 
 /** Rows of requests and entries that are read at a time, if no single block has more. */
-const RANGE_ROWS_MAX = 8_000
+const RANGE_ROWS_MAX = 6_000
 const HEADERS_MAX = 1_000
 /** So many rows beyond those that the headers count are read, to see what doesn't belong there. */
 const SURPLUS_ROWS_MAX = 1_000
 
-/** How far the walk along the chain has come. */
-type Walk = { head: ChainHead; requests: number; entries: number }
+/** How far the audit has come: the last block in order, and how much was looked at. */
+type Progress = { head: ChainHead; requests: number; entries: number; accounts: number }
 
 /**
  * Proves the books of a shard, or finds where they first stop agreeing. Recomputes the chain block by block: numbers, times,
@@ -69,16 +78,16 @@ export async function verifyShard(
   onProgress?: (blocksDone: number, blocksTotal: number) => void,
 ): Promise<ShardReport> {
   return await sql.begin('ISOLATION LEVEL REPEATABLE READ READ ONLY', async (sql) => {
-    const walk: Walk = { head: { number: 0, hash: GENESIS_HASH, timeUs: 0 }, requests: 0, entries: 0 }
-    let accounts = 0
+    const progress: Progress = {
+      head: { number: 0, hash: GENESIS_HASH, timeUs: 0 },
+      ...{ requests: 0, entries: 0, accounts: 0 },
+    }
     const finding =
-      (await walkChain(sql, shard, walk, onProgress)) ??
-      (await auditHead(sql, shard, walk.head)) ??
-      (await findOrphan(sql, walk.head.number)) ??
-      (await auditBeside(sql, shard, (count) => {
-        accounts = count
-      }))
-    const { head, requests, entries } = walk
+      (await walkChain(sql, shard, progress, onProgress)) ??
+      (await auditHead(sql, shard, progress.head)) ??
+      (await findOrphan(sql, progress.head.number)) ??
+      (await auditBeside(sql, shard, progress))
+    const { head, requests, entries, accounts } = progress
     return {
       ...{ shard, blocks: head.number, requests, entries, accounts },
       head: { number: head.number, hash: head.hash.toString('hex') },
@@ -92,20 +101,20 @@ export async function verifyShard(
 async function walkChain(
   sql: Tx,
   shard: number,
-  walk: Walk,
+  progress: Progress,
   onProgress: (blocksDone: number, blocksTotal: number) => void = () => {},
 ): Promise<Finding | undefined> {
   await walkByIndex(sql)
   const blocksTotal = (await readStoredHead(sql))?.number ?? 0
   for await (const range of ahead(readRanges(sql, shard))) {
     for (const stored of range) {
-      const finding = auditStored(stored, walk.head)
+      const finding = auditStored(stored, progress.head)
       if (finding) return finding
-      walk.head = stored.header
-      walk.requests += stored.items.length
-      walk.entries += stored.lines.length
+      progress.head = stored.header
+      progress.requests += stored.items.length
+      progress.entries += stored.lines.length
     }
-    onProgress(walk.head.number, Math.max(blocksTotal, walk.head.number))
+    onProgress(progress.head.number, Math.max(blocksTotal, progress.head.number))
   }
   return undefined
 }
@@ -118,20 +127,21 @@ function auditStored({ header, items, lines }: StoredBlock, head: ChainHead): Fi
   if (link) return link
   const seal = brokenSeal(header)
   if (!seal) return auditBlock(header, items, lines)
-  // A header that can't be trusted says nothing of what the block should hold. What is wrong by itself still names a place.
-  const inside = auditBlock({ ...header, requestCount: items.length, entryCount: lines.length }, items, lines)
+  // What is wrong inside tells more than that the header is wrong, when it can name a transaction.
+  const inside = auditContents(header, items, lines)
   return inside?.transaction ? inside : seal
 }
 
 /** Reads the chain in ranges of whole blocks, each RANGE_ROWS_MAX rows or a single block. */
 async function* readRanges(sql: Tx, shard: number): AsyncGenerator<StoredBlock[]> {
+  const readLines = createLineReader(sql)
   let after: number | null = null
   for (;;) {
     const headers: BlockHeader[] = await readHeaders(sql, shard, after, HEADERS_MAX)
     const last = headers.at(-1)
     if (!last) return
     after = last.number
-    for (const range of rangesOf(headers)) yield await readRange(sql, range)
+    for (const range of rangesOf(headers)) yield await readRange(sql, range, readLines)
   }
 }
 
@@ -151,22 +161,12 @@ function* rangesOf(headers: readonly BlockHeader[]): Generator<BlockHeader[]> {
   if (range.length > 0) yield range
 }
 
-async function readRange(sql: Tx, headers: readonly BlockHeader[]): Promise<StoredBlock[]> {
+async function readRange(sql: Tx, headers: readonly BlockHeader[], readLines: LineReader): Promise<StoredBlock[]> {
   const range = { first: headers[0]?.number ?? 0, last: headers.at(-1)?.number ?? 0 }
-  const atMost = (count: (header: BlockHeader) => number) =>
-    headers.reduce((sum, header) => sum + count(header), SURPLUS_ROWS_MAX)
-  const [items, lines] = await Promise.all([
-    readItems(
-      sql,
-      range,
-      atMost(({ requestCount }) => requestCount),
-    ),
-    readLines(
-      sql,
-      range,
-      atMost(({ entryCount }) => entryCount),
-    ),
-  ])
+  const requestCount = headers.reduce((sum, header) => sum + header.requestCount, 0)
+  const entryCount = headers.reduce((sum, header) => sum + header.entryCount, 0)
+  const items = await readItems(sql, range, requestCount + SURPLUS_ROWS_MAX)
+  const lines = await readLines(range, entryCount + SURPLUS_ROWS_MAX)
   const itemsOf = Map.groupBy(items, ({ block }: InBlock<StoredItem>) => block)
   const linesOf = Map.groupBy(lines, ({ block }: InBlock<StoredLine>) => block)
   return headers.map((header) => ({
@@ -189,7 +189,7 @@ async function* ahead<T>(values: AsyncGenerator<T>): AsyncGenerator<T> {
       const { done, value } = await next
       if (done) return
       next = fetch()
-      // The query leaves this process in the next turn of the event loop; what is done with the value takes all of this one.
+      // The query leaves in the next turn of the event loop; what is done with the value takes all of this one.
       await setImmediate()
       yield value
     }
@@ -234,13 +234,9 @@ async function auditHead(sql: Tx, shard: number, last: ChainHead): Promise<Findi
 }
 
 /** What stands beside a chain that is in order: everything that could be worked out from it anew. */
-async function auditBeside(
-  sql: Tx,
-  shard: number,
-  onCounted: (accounts: number) => void,
-): Promise<Finding | undefined> {
+async function auditBeside(sql: Tx, shard: number, progress: Progress): Promise<Finding | undefined> {
   await scanWhole(sql)
-  onCounted(await countAccounts(sql))
+  progress.accounts = await countAccounts(sql)
   return (
     (await findWrongCounters(sql)) ??
     (await findWrongSystemAccount(sql, shard)) ??

@@ -92,10 +92,7 @@ export class Memory implements State {
     for (const transfer of transfers) {
       if (!this.#transfers.has(transfer.id)) this.#transfers.set(transfer.id, transfer)
     }
-    for (const record of records) {
-      const name = recordName(record.tenantId, record.scope, record.key)
-      if (!this.#records.has(name)) this.#records.set(name, record)
-    }
+    for (const [name, record] of records) if (!this.#records.has(name)) this.#records.set(name, record)
   }
 
   /** Moves on to the state after a posting. */

@@ -143,6 +143,8 @@ class ShardPoster implements Poster {
 
   async #takeTurn(requests: readonly Request[]): Promise<Outcome[]> {
     const { shard } = this.#options
+    // This batch may come back from a block that failed, when others lead again: what it writes is not in their memory.
+    this.#memory = undefined
     const { head, block, posting } = await this.#writes.begin(async (sql: Tx) => {
       const head = await lockHead(sql)
       const state = new Memory('unbounded')
@@ -154,12 +156,13 @@ class ShardPoster implements Poster {
     const isQuiet = this.#head?.number === head.number
     this.#quietTurns = isQuiet ? this.#quietTurns + 1 : 0
     this.#head = block ?? head
-    if (this.#quietTurns >= QUIET_TURNS) this.#memory = new Memory('bounded')
+    if (this.#quietTurns >= QUIET_TURNS) this.#startToLead()
     if (block) this.#options.onBlock?.(block, posting)
-    // Replays of what this very call asked before (its first try was committed after all) are its own decisions.
-    const mine = new Set(requests.map(({ id }) => id))
-    return posting.outcomes.map((outcome) =>
-      outcome.status === 'replayed' && mine.has(outcome.record.id) ? { ...outcome, status: 'decided' } : outcome,
+    // The replay of its own first try, which was committed after all, is a request's decision.
+    return posting.outcomes.map((outcome, i) =>
+      outcome.status === 'replayed' && outcome.record.id === requests[i]?.id
+        ? { ...outcome, status: 'decided' }
+        : outcome,
     )
   }
 
@@ -173,6 +176,11 @@ class ShardPoster implements Poster {
     const posting = post(state, requests, { nowUs: timeUs, shard })
     const isNews = posting.decisions.length > 0
     return { block: isNews ? sealBlock(head, posting.decisions, { shard, writer, timeUs }) : undefined, posting }
+  }
+
+  #startToLead(): void {
+    this.#memory = new Memory('bounded')
+    this.#lastCommit = Promise.resolve()
   }
 
   #follow(error: unknown): void {

@@ -27,13 +27,14 @@ type CountersRow = {
 
 /**
  * Finds the first account, by its last entry, whose counters are not what its entries come to: the posted ones sums, the
- * pending ones and the sequence those of its last entry, all zero without entries. Of a chain that was walked already.
+ * pending ones and the sequence those of its last entry, all zero without entries. Of a chain that was walked already. The
+ * place is that of the last entry; without one, that of the wallet's opening.
  */
 export async function findWrongCounters(sql: Tx): Promise<Finding | undefined> {
   const [row] = await sql<CountersRow[]>`
     WITH sums AS (
       SELECT account_id, max(sequence) AS sequence,
-             coalesce(sum(-amount) FILTER (WHERE amount < 0 AND layer = 'posted'), 0) AS debits_posted,
+             coalesce(-sum(amount) FILTER (WHERE amount < 0 AND layer = 'posted'), 0) AS debits_posted,
              coalesce(sum(amount) FILTER (WHERE amount > 0 AND layer = 'posted'), 0) AS credits_posted
       FROM entries GROUP BY account_id
     ), due AS (
@@ -52,11 +53,12 @@ export async function findWrongCounters(sql: Tx): Promise<Finding | undefined> {
         <> (due_sequence, due_debits_posted, due_credits_posted, due_debits_pending, due_credits_pending)
       ORDER BY block NULLS LAST, item, id LIMIT 1
     )
-    SELECT w.id, r.block, r.item, r.id AS request,
+    SELECT w.id, coalesce(r.block, o.block) AS block, coalesce(r.item, o.item) AS item, coalesce(r.id, o.id) AS request,
            w.sequence, w.debits_posted, w.credits_posted, w.debits_pending, w.credits_pending, w.due_sequence,
            w.due_debits_posted::text, w.due_credits_posted::text, w.due_debits_pending, w.due_credits_pending
-    FROM wrong w LEFT JOIN requests r ON CASE WHEN w.block IS NULL THEN r.id = w.id
-                                              ELSE (r.block, r.item) = (w.block, w.item) END`
+    FROM wrong w
+    LEFT JOIN requests r ON (r.block, r.item) = (w.block, w.item)
+    LEFT JOIN requests o ON o.id = w.id AND w.block IS NULL`
   if (!row) return undefined
   const { id, block, item, request, sequence, debits_posted, credits_posted, debits_pending, credits_pending } = row
   const problem = difference(

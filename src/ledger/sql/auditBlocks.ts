@@ -1,9 +1,7 @@
-import type { Account } from '../../core/account.ts'
-import type { StoredItem, StoredLine } from '../../core/audit.ts'
+import type { StoredItem } from '../../core/audit.ts'
 import type { BlockHeader } from '../../core/block.ts'
 import type { Refusal } from '../../core/refusal.ts'
 import type { Kind } from '../../core/request.ts'
-import type { Layer } from '../../core/workspace.ts'
 import type { Tx } from '../../postgres/connect.ts'
 
 /** Blocks from the first to the last, both included. */
@@ -58,10 +56,7 @@ type ItemRow = {
   refusal: Refusal | null
   result: string | null
   leaf: Buffer
-  account_tenant: string | null
-  account_kind: Account['kind']
-  account_currency: string
-  account_overdraft: bigint | null
+  opened: StoredItem['opened']
 }
 
 /**
@@ -70,11 +65,12 @@ type ItemRow = {
  */
 export async function readItems(sql: Tx, { first, last }: BlockRange, max: number): Promise<InBlock<StoredItem>[]> {
   const rows = await sql<ItemRow[]>`
-    SELECT r.block, r.item, r.id, r.tenant_id, r.scope, r.key, r.kind, r.target, r.payload::text, r.refusal,
-           r.result::text, r.leaf, a.tenant_id AS account_tenant, a.kind AS account_kind, a.currency AS account_currency,
-           a.overdraft_limit AS account_overdraft
-    FROM requests r LEFT JOIN accounts a ON a.id = CASE r.kind WHEN 'wallet-open' THEN r.id END
-    WHERE r.block BETWEEN ${first} AND ${last} ORDER BY r.block, r.item LIMIT ${max}`
+    SELECT block, item, id, tenant_id, scope, key, kind, target, payload::text, refusal, result::text, leaf,
+           CASE kind WHEN 'wallet-open' THEN (
+             SELECT json_build_object('tenantId', a.tenant_id, 'kind', a.kind, 'currency', a.currency,
+                                      'overdraftLimit', a.overdraft_limit::text)
+             FROM accounts a WHERE a.id = requests.id) END AS opened
+    FROM requests WHERE block BETWEEN ${first} AND ${last} ORDER BY block, item LIMIT ${max}`
   return rows.map((row) => ({
     block: Number(row.block),
     item: row.item,
@@ -88,74 +84,6 @@ export async function readItems(sql: Tx, { first, last }: BlockRange, max: numbe
     refusal: row.refusal,
     result: row.result,
     leaf: row.leaf,
-    opened:
-      row.account_tenant === null
-        ? null
-        : {
-            tenantId: row.account_tenant,
-            kind: row.account_kind,
-            currency: row.account_currency,
-            overdraftLimit: row.account_overdraft,
-          },
-  }))
-}
-
-type LineRow = {
-  block: bigint
-  item: number
-  line: number
-  account_id: string
-  sequence: bigint
-  currency: string
-  layer: Layer
-  amount: bigint
-  posted: bigint
-  pending_out: bigint
-  pending_in: bigint
-  before_posted: bigint
-  before_pending_out: bigint
-  before_pending_in: bigint
-  before_is_earlier: boolean | null
-  account_currency: string | null
-  account_overdraft: bigint | null
-}
-
-/**
- * The entries of blocks, by block, item and line, each with its account and with the entry of that account before it.
- * @param max entries at most
- */
-export async function readLines(sql: Tx, { first, last }: BlockRange, max: number): Promise<InBlock<StoredLine>[]> {
-  const rows = await sql<LineRow[]>`
-    SELECT e.block, e.item, e.line, e.account_id, e.sequence, e.currency, e.layer, e.amount, e.posted, e.pending_out,
-           e.pending_in, p.posted AS before_posted, p.pending_out AS before_pending_out,
-           p.pending_in AS before_pending_in, (p.block, p.item, p.line) < (e.block, e.item, e.line) AS before_is_earlier,
-           a.currency AS account_currency, a.overdraft_limit AS account_overdraft
-    FROM entries e
-    LEFT JOIN entries p ON p.account_id = e.account_id AND p.sequence = e.sequence - 1
-    LEFT JOIN accounts a ON a.id = e.account_id
-    WHERE e.block BETWEEN ${first} AND ${last} ORDER BY e.block, e.item, e.line LIMIT ${max}`
-  return rows.map((row) => ({
-    block: Number(row.block),
-    item: row.item,
-    line: row.line,
-    accountId: row.account_id,
-    sequence: Number(row.sequence),
-    currency: row.currency,
-    layer: row.layer,
-    amount: row.amount,
-    posted: row.posted,
-    pendingOut: row.pending_out,
-    pendingIn: row.pending_in,
-    previous:
-      row.before_is_earlier === null
-        ? null
-        : {
-            posted: row.before_posted,
-            pendingOut: row.before_pending_out,
-            pendingIn: row.before_pending_in,
-            isEarlier: row.before_is_earlier,
-          },
-    account:
-      row.account_currency === null ? null : { currency: row.account_currency, overdraftLimit: row.account_overdraft },
+    opened: row.opened,
   }))
 }

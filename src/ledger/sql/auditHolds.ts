@@ -54,15 +54,8 @@ function holdHistory(first: Row): History<Row> {
     payer = leg?.from ?? null
     whole = leg?.amount
     status = 'held'
-    due.set(place, {
-      tenant: row.tenant_id,
-      from: payer,
-      to: leg?.to ?? null,
-      amount: whole ?? null,
-      status,
-      captured: 0,
-    })
-    due.set(place, { currency: leg?.currency ?? null, expires: expiryOf(row.result) })
+    due.set(place, { tenant: row.tenant_id, from: payer, to: leg?.to ?? null, currency: leg?.currency ?? null })
+    due.set(place, { amount: whole ?? null, expires: expiryOf(row.result), status, captured: 0 })
     return undefined
   }
 
@@ -91,10 +84,10 @@ function holdHistory(first: Row): History<Row> {
     end() {
       if (first.request === null || status === undefined) return undefined
       const place: Place = { block: Number(first.block), item: first.item, transaction: first.request }
-      if (first.hold_tenant === null)
-        return { ...place, account: payer, problem: 'the hold was placed, but has no row' }
+      const { hold_tenant: tenant } = first
+      if (tenant === null) return { ...place, account: payer, problem: 'the hold was placed, but has no row' }
       const { from_account: from, to_account: to, amount, currency, expires_at_us: expires, captured } = first
-      const stored = { tenant: first.hold_tenant, from, to, amount, currency, expires, status: first.status, captured }
+      const stored = { tenant, from, to, amount, currency, expires, status: first.status, captured }
       const wrong = due.compare(stored)
       return wrong && { ...wrong.place, account: payer, problem: `in the row of the hold, ${wrong.problem}` }
     },

@@ -68,9 +68,9 @@ function walletHistory(first: Row): History<Row> {
       const { status, transfer_max, balance_max, holder_id, name, opened_us } = first
       if (first.request === null) return undefined
       const place: Place = { block: Number(first.block), item: first.item, transaction: first.request }
-      if (first.kind !== 'wallet-open')
-        return { ...place, account, problem: 'the wallet was updated, but never opened' }
-      if (first.wallet_tenant === null) return { ...place, account, problem: 'the wallet was opened, but has no row' }
+      const wrongly = (problem: string): Finding => ({ ...place, account, problem })
+      if (first.kind !== 'wallet-open') return wrongly('the wallet was updated, but not opened before')
+      if (first.wallet_tenant === null) return wrongly('the wallet was opened, but has no row')
       const wrong = due.compare({
         ...{ tenant_id: first.wallet_tenant, holder_id, opened_us, status, transfer_max, balance_max },
         ...{ name, metadata: canonical(first.metadata) },

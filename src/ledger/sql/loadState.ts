@@ -3,6 +3,7 @@ import type { Hold } from '../../core/hold.ts'
 import type { Refusal } from '../../core/refusal.ts'
 import type { Kind, Payload, Request, RequestRecord } from '../../core/request.ts'
 import { recordedMovements, type Transfer } from '../../core/transfer.ts'
+import { recordName } from '../../core/workspace.ts'
 import { arrayLiteral, type Sql, type Tx } from '../../postgres/connect.ts'
 
 /** What a batch names, as far as it must be read from the database. */
@@ -18,7 +19,8 @@ export type Loaded = {
   readonly accounts: readonly Account[]
   readonly holds: readonly Hold[]
   readonly transfers: readonly Transfer[]
-  readonly records: readonly (RequestRecord & { readonly scope: string; readonly key: string })[]
+  /** By their `recordName`. */
+  readonly records: ReadonlyMap<string, RequestRecord>
 }
 
 /** Loads all that a batch needs in one round trip. */
@@ -27,7 +29,7 @@ export async function loadState(sql: Sql | Tx, wanted: Wanted): Promise<Loaded> 
     loadAccounts(sql, wanted),
     wanted.holds.length === 0 ? [] : loadHolds(sql, wanted.holds),
     wanted.transfers.length === 0 ? [] : loadTransfers(sql, wanted.transfers),
-    wanted.records.length === 0 ? [] : loadRecords(sql, wanted.records),
+    wanted.records.length === 0 ? new Map() : loadRecords(sql, wanted.records),
   ])
   return { accounts, holds, transfers, records }
 }
@@ -147,5 +149,10 @@ async function loadRecords(sql: Sql | Tx, requests: readonly Request[]): Promise
     FROM unnest(${column((r) => r.tenantId)}::uuid[], ${column((r) => r.scope)}::uuid[],
                 ${column((r) => r.key)}::text[]) AS w (tenant_id, scope, key)
     JOIN requests r USING (tenant_id, scope, key) JOIN blocks b ON b.number = r.block`
-  return rows.map(({ tenant_id, time_us, ...row }) => ({ ...row, tenantId: tenant_id, timeUs: Number(time_us) }))
+  return new Map(
+    rows.map(({ tenant_id, scope, key, time_us, ...row }) => [
+      recordName(tenant_id, scope, key),
+      { ...row, tenantId: tenant_id, timeUs: Number(time_us) },
+    ]),
+  )
 }
