@@ -191,8 +191,18 @@ END $$;
 CREATE TRIGGER check_requests AFTER INSERT ON requests REFERENCING NEW TABLE AS added
   FOR EACH STATEMENT EXECUTE FUNCTION check_requests();
 
--- The golden rule, and the only writer of balances: entries sum to zero per transaction, currency and layer, continue
--- each account's sequence without a gap, and say the balances that the counters then have.
+-- Whether an entry is what lies between two balances: a posted one moves `posted`; a pending one moves what is pending out
+-- or what is pending in, not both.
+CREATE FUNCTION is_step(layer layer, amount int8, posted int8, pending_out int8, pending_in int8) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE layer
+    WHEN 'posted' THEN posted = amount AND pending_out = 0 AND pending_in = 0
+    ELSE posted = 0 AND ((pending_out = -amount AND pending_in = 0) OR (pending_out = 0 AND pending_in = amount))
+  END
+$$;
+
+-- The golden rule, and the only writer of balances: entries sum to zero per transaction, currency and layer, belong to an
+-- accepted request, continue each account's sequence without a gap, and say at every step the balances that come of it.
 CREATE FUNCTION apply_entries() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   opened int8 := open_block();
@@ -218,13 +228,24 @@ BEGIN
     RAISE EXCEPTION 'block % does not hold what its header says', opened USING ERRCODE = 'ZS002';
   END IF;
 
+  IF EXISTS (
+    SELECT FROM (
+      SELECT layer, amount, posted - lag(posted) OVER w AS posted, pending_out - lag(pending_out) OVER w AS pending_out,
+             pending_in - lag(pending_in) OVER w AS pending_in
+      FROM added WINDOW w AS (PARTITION BY account_id ORDER BY sequence)
+    ) AS step WHERE posted IS NOT NULL AND NOT is_step(layer, amount, posted, pending_out, pending_in)
+  ) THEN
+    RAISE EXCEPTION 'entries of block % do not follow the accounts they name', opened USING ERRCODE = 'ZS002';
+  END IF;
+
   WITH moved AS (
-    SELECT account_id, currency, count(*) AS entry_count, min(sequence) AS first,
-           -- the greatest array is the one with the greatest sequence: the last entry's balances
+    SELECT account_id, currency, count(*) AS entry_count,
+           -- of arrays, the least and the greatest are those with the least and the greatest sequence
+           min(ARRAY[sequence, posted, pending_out, pending_in]) AS first,
            max(ARRAY[sequence, posted, pending_out, pending_in]) AS last,
+           min(ARRAY[sequence, amount, CASE layer WHEN 'posted' THEN 0 ELSE 1 END]) AS first_amount,
            coalesce(sum(-amount) FILTER (WHERE layer = 'posted' AND amount < 0), 0)::int8 AS debits,
-           coalesce(sum(amount) FILTER (WHERE layer = 'posted' AND amount > 0), 0)::int8 AS credits,
-           coalesce(sum(amount) FILTER (WHERE layer = 'pending'), 0)::int8 AS pending
+           coalesce(sum(amount) FILTER (WHERE layer = 'posted' AND amount > 0), 0)::int8 AS credits
     FROM added GROUP BY account_id, currency
   ), applied AS (
     UPDATE accounts a SET
@@ -235,9 +256,10 @@ BEGIN
       credits_pending = m.last[4]
     FROM moved m
     WHERE a.id = m.account_id AND a.currency = m.currency
-      AND a.sequence = m.first - 1 AND m.last[1] = m.first + m.entry_count - 1
-      AND a.credits_posted + m.credits - a.debits_posted - m.debits = m.last[2]
-      AND a.credits_pending - a.debits_pending + m.pending = m.last[4] - m.last[3]
+      AND a.sequence = m.first[1] - 1 AND m.last[1] = m.first[1] + m.entry_count - 1
+      AND is_step(CASE m.first_amount[3] WHEN 0 THEN 'posted'::layer ELSE 'pending' END, m.first_amount[2],
+                  m.first[2] - (a.credits_posted - a.debits_posted), m.first[3] - a.debits_pending,
+                  m.first[4] - a.credits_pending)
     RETURNING 1
   )
   SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM applied) INTO account_count, moved_count;
