@@ -6,6 +6,9 @@ import { createRouter } from './shards/router.ts'
 import { openShard, type Shard } from './shards/shard.ts'
 import { createDirectory } from './tenants/directory.ts'
 
+/** Longer than any answer takes (`ANSWER_MS_MAX`). */
+const CLOSE_MS_MAX = 12_000
+
 /** A running node. */
 export type Node = {
   /** Where it listens, like `http://127.0.0.1:3000`. */
@@ -65,13 +68,20 @@ export async function startNode(config: Config): Promise<Node> {
     const demo = wantsDemo ? await ensureDemo({ directory, router }, { chosenKey, dataDir }) : undefined
 
     const app = await buildApp({ router, directory })
-    closers.push(() => app.close())
+    closers.push(() => closeApp(app))
     const url = await app.listen({ host: config.host, port: config.port })
     return { url, demo, stop }
   } catch (error) {
     await stop()
     throw error
   }
+}
+
+/** Answers what has come in; who is still silent, or in the middle of a request, after a while is cut off. */
+async function closeApp(app: Awaited<ReturnType<typeof buildApp>>): Promise<void> {
+  const timer = setTimeout(() => app.server.closeAllConnections(), CLOSE_MS_MAX)
+  await app.close()
+  clearTimeout(timer)
 }
 
 /** One JSON line on stderr. */

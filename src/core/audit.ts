@@ -186,7 +186,7 @@ function namingProblem({ kind, target, scope }: StoredItem, payload: Payload): W
     return { account: null, problem: `the target of the ${kind} is ${target}, but it asks for ${named}` }
   }
   if (kind === 'wallet-update' && scope !== walletId) {
-    return { account: scope, problem: `the scope of the ${kind} is ${scope}, but it asks for ${walletId}` }
+    return { account: walletId ?? null, problem: `the scope of the ${kind} is ${scope}, but it asks for ${walletId}` }
   }
   return undefined
 }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import swagger from '@fastify/swagger'
+import swagger, { type SwaggerTransform } from '@fastify/swagger'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import reference from '@scalar/fastify-api-reference'
 import fastify, { type FastifyInstance, LogController } from 'fastify'
@@ -7,7 +7,8 @@ import { ZerosumError } from '../errors.ts'
 import type { Router } from '../shards/router.ts'
 import type { Directory } from '../tenants/directory.ts'
 import { requireKeys } from './auth.ts'
-import { answerProblems, sendProblem } from './problems.ts'
+import { readJson } from './body.ts'
+import { answerProblems, problemOf, sendProblem } from './problems.ts'
 import { healthRoutes } from './routes/health.ts'
 import { holdRoutes } from './routes/holds.ts'
 import { ledgerRoutes } from './routes/ledger.ts'
@@ -22,7 +23,8 @@ export type AppOptions = {
   logLevel?: 'info' | 'warn' | 'error' | 'silent'
 }
 
-const BODY_BYTES_MAX = 64 * 1024
+/** Room for all the metadata that a request may have, escaped. */
+const BODY_BYTES_MAX = 512 * 1024
 
 /** The HTTP API (API.md), not yet listening. */
 export async function buildApp({ router, directory, logLevel = 'warn' }: AppOptions): Promise<FastifyInstance> {
@@ -35,16 +37,20 @@ export async function buildApp({ router, directory, logLevel = 'warn' }: AppOpti
     frameworkErrors: (error, request, reply) =>
       sendProblem(new ZerosumError('bad_request', error.message), request, reply),
     routerOptions: { maxParamLength: 200 },
+    // While it closes, what still comes in on open connections is answered like any other, with "Connection: close".
+    return503OnClosing: false,
     clientErrorHandler(_error, socket) {
       if (!socket.writable) return
-      const body = JSON.stringify({ type: 'urn:zerosum:problem:bad_request', status: 400, code: 'bad_request' })
+      const id = randomUUID()
+      const body = JSON.stringify(problemOf(new ZerosumError('bad_request', 'This is not HTTP/1.1.'), { id, url: '/' }))
       socket.end(
         'HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/problem+json\r\n' +
-          `Content-Length: ${body.length}\r\n\r\n${body}`,
+          `X-Correlation-Id: ${id}\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
       )
     },
   }).withTypeProvider<TypeBoxTypeProvider>()
 
+  readJson(app)
   validateStrictly(app)
   answerProblems(app)
   app.addHook('onRequest', async (request, reply) => {
@@ -52,6 +58,7 @@ export async function buildApp({ router, directory, logLevel = 'warn' }: AppOpti
   })
 
   await app.register(swagger, {
+    transform: requireIdempotencyKey,
     openapi: {
       openapi: '3.1.0',
       info: {
@@ -63,7 +70,10 @@ export async function buildApp({ router, directory, logLevel = 'warn' }: AppOpti
       security: [{ key: [] }],
     },
   })
-  await app.register(reference, { routePrefix: '/docs', configuration: { title: 'Zerosum API', url: '/openapi.json' } })
+  await app.register(reference, {
+    routePrefix: '/docs',
+    configuration: { title: 'Zerosum API', url: '/openapi.json', withDefaultFonts: false, telemetry: false },
+  })
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
 
   await app.register(healthRoutes(router))
@@ -78,6 +88,13 @@ export async function buildApp({ router, directory, logLevel = 'warn' }: AppOpti
     { prefix: '/v1' },
   )
   return app
+}
+
+/** In the document the key is required where it is; the check itself is `idempotencyKey`'s, which has a code of its own. */
+const requireIdempotencyKey: SwaggerTransform = ({ schema, url, route }) => {
+  const headers = schema?.headers as object | undefined
+  const isRequired = headers && route.method === 'POST'
+  return { url, schema: isRequired ? { ...schema, headers: { ...headers, required: ['idempotency-key'] } } : schema }
 }
 
 /** The caller's own, if it is fit for a header and a log line; else a new one. */

@@ -1,5 +1,6 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type ErrorCode, type FieldError, PROBLEMS, ZerosumError } from '../errors.ts'
+import { failureOf } from '../postgres/connect.ts'
 
 /** Problem details (RFC 9457). `code` is stable; `correlationId` finds the request in the logs. */
 export type Problem = {
@@ -19,7 +20,7 @@ const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
   ledger_unavailable: 2,
 }
 
-export function problemOf(error: ZerosumError, request: FastifyRequest): Problem {
+export function problemOf(error: ZerosumError, request: Pick<FastifyRequest, 'id' | 'url'>): Problem {
   const { status, title } = PROBLEMS[error.code]
   return {
     type: `urn:zerosum:problem:${error.code}`,
@@ -49,6 +50,7 @@ export function sendProblem(error: ZerosumError, request: FastifyRequest, reply:
   const problem = problemOf(error, request)
   const retryAfter = RETRY_AFTER_SECONDS[error.code]
   if (retryAfter !== undefined) reply.header('retry-after', retryAfter)
+  reply.header('x-correlation-id', request.id)
   if (error.code === 'unauthorized') reply.header('www-authenticate', 'Bearer realm="zerosum"')
   return reply.code(problem.status).type('application/problem+json').serializer(JSON.stringify).send(problem)
 }
@@ -58,9 +60,7 @@ function knownError(error: FastifyError): ZerosumError | undefined {
   if (error.validation) return validationError(error)
   if (error.statusCode === 413) return new ZerosumError('payload_too_large')
   if (error.statusCode === 415) return new ZerosumError('unsupported_media_type')
-  if (error instanceof SyntaxError || error.code === 'FST_ERR_CTP_INVALID_JSON_BODY')
-    return new ZerosumError('invalid_json')
-  if (error.code === 'FST_ERR_CTP_EMPTY_JSON_BODY') return new ZerosumError('invalid_json')
+  if (failureOf(error) === 'unreachable') return new ZerosumError('ledger_unavailable')
   const { statusCode = 500 } = error
   return statusCode >= 400 && statusCode < 500 ? new ZerosumError('bad_request', error.message) : undefined
 }

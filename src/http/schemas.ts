@@ -25,11 +25,15 @@ export const Currency = Type.String({
   examples: ['USD'],
 })
 export const Text = (maxLength: number, minLength = 0) => Type.String({ format: 'text', minLength, maxLength })
-export const Metadata = Type.Record(Type.String(), Text(500), {
+// Not Type.Record: its pattern for names doesn't match one with a line break, whose value would go unchecked.
+export const Metadata = Type.Unsafe<Record<string, string>>({
+  type: 'object',
+  additionalProperties: Text(500),
   propertyNames: { format: 'text', minLength: 1, maxLength: 40 },
   maxProperties: 50,
   description: 'Up to 50 texts of your own, each up to 500 characters.',
 })
+const MetadataBody = Type.Unsafe<Record<string, string>>({ type: 'object', additionalProperties: { type: 'string' } })
 export const Time = Type.String({ format: 'time', description: 'RFC 3339; answers have microseconds.' })
 
 /** An id with its prefix, as in `wal_0197c2a4…`. */
@@ -72,7 +76,11 @@ export const ProblemBody = Type.Object(
 )
 
 /** What any route may answer beside what it is for. */
-export const Problems = { '4xx': ProblemBody, '5xx': ProblemBody }
+const ProblemAnswer = {
+  description: 'A problem: see its code.',
+  content: { 'application/problem+json': { schema: ProblemBody } },
+}
+export const Problems = { '4xx': ProblemAnswer, '5xx': ProblemAnswer }
 
 export const IdempotencyHeaders = Type.Object({
   'idempotency-key': Type.Optional(
@@ -93,7 +101,7 @@ export const WalletBody = Type.Object({
   overdraftLimit: Type.String(),
   limits: Type.Object({ transferMax: Type.Optional(Type.String()), balanceMax: Type.Optional(Type.String()) }),
   name: Nullable<string>('string'),
-  metadata: Type.Record(Type.String(), Type.String()),
+  metadata: MetadataBody,
   createdAt: Type.String(),
 })
 
@@ -140,7 +148,7 @@ export const TransferBody = Type.Object({
   status: Type.String(),
   kind: Type.String(),
   memo: Nullable<string>('string'),
-  metadata: Type.Record(Type.String(), Type.String()),
+  metadata: MetadataBody,
   effectiveAt: Type.Optional(Type.String()),
   reference: Type.Optional(Type.String()),
   reverses: Type.Optional(Type.String()),

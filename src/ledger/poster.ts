@@ -38,6 +38,8 @@ export type PosterOptions = {
 }
 
 const ATTEMPTS_MAX = 8
+/** A database that is silent for so long is given up; it may have failed over behind a connection that never closes. */
+const ANSWER_MS_MAX = 10_000
 const RETRY_DELAY_MS_MAX = 1_000
 /** After so many turns without another writer, a poster takes the chain for its own. */
 const QUIET_TURNS = 3
@@ -73,8 +75,10 @@ class ShardPoster implements Poster {
 
   constructor(options: PosterOptions) {
     this.#options = options
-    this.#writes = connect(options.url, { max: 1, name: `zerosum poster ${options.shard}` })
-    this.#reads = connect(options.url, { max: 1, name: `zerosum poster reads ${options.shard}` })
+    const { url, shard } = options
+    const answerMsMax = ANSWER_MS_MAX
+    this.#writes = connect(url, { max: 1, name: `zerosum poster ${shard}`, answerMsMax })
+    this.#reads = connect(url, { max: 1, name: `zerosum poster reads ${shard}`, answerMsMax })
   }
 
   async post(requests: readonly Request[]): Promise<Result[]> {

@@ -26,6 +26,8 @@ export type PoolOptions = {
   role?: string | null
   /** Shown in `pg_stat_activity`. */
   name?: string
+  /** How long to wait for an answer; then the connection is given up, and the fate of what was sent is unknown. */
+  answerMsMax?: number
 }
 
 /** The connection could not be made, or broke: the fate of what was sent is unknown. */
@@ -47,7 +49,8 @@ const types: pg.CustomTypesConfig = {
  * Opens a pool. It connects when first used, and anew after a connection broke.
  * @param url `postgres://user:password@host:port/database`
  */
-export function connect(url: string, { max, role = APP_ROLE, name = 'zerosum' }: PoolOptions): Sql {
+export function connect(url: string, options: PoolOptions): Sql {
+  const { max, role = APP_ROLE, name = 'zerosum', answerMsMax } = options
   const pool = new pg.Pool({
     connectionString: url,
     max,
@@ -56,6 +59,7 @@ export function connect(url: string, { max, role = APP_ROLE, name = 'zerosum' }:
     connectionTimeoutMillis: CONNECT_MS_MAX,
     idleTimeoutMillis: 0,
     keepAlive: true,
+    ...(answerMsMax === undefined ? {} : { query_timeout: answerMsMax }),
     types,
   })
   // A connection that breaks while nobody waits on it is replaced by the next use; without listeners it would end the process.
@@ -73,10 +77,12 @@ export function connect(url: string, { max, role = APP_ROLE, name = 'zerosum' }:
     try {
       await client.query(`BEGIN ${mode}`)
       const result = await work(tagFor((query) => run(query).catch(rethrow)))
-      await client.query('COMMIT')
+      const { command } = await client.query('COMMIT')
+      // PostgreSQL says so, without an error, when a statement failed and nobody minded.
+      if (command !== 'COMMIT') throw new Error('the transaction was rolled back: one of its statements had failed')
       return result
     } catch (error) {
-      isBroken = !(await rolledBack(client))
+      isBroken = isOfConnection(error) || !(await rolledBack(client))
       return rethrow(error)
     } finally {
       client.release(isBroken)
@@ -109,16 +115,16 @@ async function endWithin(pool: pg.Pool, ms: number): Promise<void> {
 
 /** Errors of the server stay what they are; `pg` marks what the connection itself met by nothing but not being one. */
 function rethrow(error: unknown): never {
-  if (error instanceof pg.DatabaseError || !isOfConnection(error)) throw error
-  throw new ConnectionLost('the connection to PostgreSQL failed', { cause: error })
+  throw isOfConnection(error) ? new ConnectionLost('the connection to PostgreSQL failed', { cause: error }) : error
 }
 
 function isOfConnection(error: unknown): boolean {
-  if (!(error instanceof Error)) return false
-  if (error instanceof AggregateError) return true // several addresses were tried
+  if (!(error instanceof Error) || error instanceof pg.DatabaseError) return false
+  // The second: several addresses were tried.
+  if (error instanceof ConnectionLost || error instanceof AggregateError) return true
   return (
-    /^E[A-Z]+$/.test(`${(error as NodeJS.ErrnoException).code}`) ||
-    /connection|connect|pool|client/i.test(error.message)
+    /^E[A-Z_]+$/.test(`${(error as NodeJS.ErrnoException).code}`) ||
+    /connection|connect|pool|client|timeout/i.test(error.message)
   )
 }
 

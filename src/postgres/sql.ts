@@ -34,12 +34,13 @@ class Identifier {
   }
 }
 
-/** A statement, or a part of one. Awaiting it runs it. */
+/** A statement, or a part of one. Awaiting it runs it, once. */
 export class Statement<T extends readonly object[]> implements Promise<Rows<T>> {
   readonly [Symbol.toStringTag] = 'Statement'
   readonly #execute: Execute
   readonly #strings: TemplateStringsArray
   readonly #values: readonly unknown[]
+  #result: Promise<Rows<T>> | undefined
 
   constructor(execute: Execute, strings: TemplateStringsArray, values: readonly unknown[]) {
     this.#execute = execute
@@ -52,11 +53,8 @@ export class Statement<T extends readonly object[]> implements Promise<Rows<T>> 
     onFulfilled?: ((rows: Rows<T>) => A | PromiseLike<A>) | null,
     onRejected?: ((error: unknown) => B | PromiseLike<B>) | null,
   ): Promise<A | B> {
-    const values: unknown[] = []
-    const text = this.#write(values)
-    return this.#execute({ text, values, name: nameOf(text) })
-      .then((result) => rowsOf<T>(result))
-      .then(onFulfilled, onRejected)
+    this.#result ??= this.#run()
+    return this.#result.then(onFulfilled, onRejected)
   }
 
   catch<B = never>(onRejected?: ((error: unknown) => B | PromiseLike<B>) | null): Promise<Rows<T> | B> {
@@ -65,6 +63,12 @@ export class Statement<T extends readonly object[]> implements Promise<Rows<T>> 
 
   finally(onFinally?: (() => void) | null): Promise<Rows<T>> {
     return this.then().finally(onFinally)
+  }
+
+  async #run(): Promise<Rows<T>> {
+    const values: unknown[] = []
+    const text = this.#write(values)
+    return rowsOf<T>(await this.#execute({ text, values, name: nameOf(text) }))
   }
 
   /** The rows in portions of `size`, read as they are asked for. Inside a transaction only. */

@@ -23,6 +23,7 @@ export type ShardOptions = {
 }
 
 const READ_CONNECTIONS = 8
+const READ_MS_MAX = 5_000
 
 /**
  * Opens a shard: brings its schema up to date and makes sure that the database is the one with this number.
@@ -33,7 +34,7 @@ export async function openShard({ number, url, writer, onTrouble }: ShardOptions
   const clockUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
   const poster = createPoster({ url, shard: number, writer, clockUs, onTrouble })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
-  const reads = connect(url, { max: READ_CONNECTIONS, name: `zerosum reader ${number}` })
+  const reads = connect(url, { max: READ_CONNECTIONS, name: `zerosum reader ${number}`, answerMsMax: READ_MS_MAX })
   const reader = createReader(reads, number)
   const stopHoldExpiry = startHoldExpiry({ reader, batcher }, onTrouble)
   return {

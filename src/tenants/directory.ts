@@ -30,9 +30,10 @@ export function newKey(): string {
 
 const REMEMBERED_MS = 10_000
 const KEYS_MAX = 10_000
+const ANSWER_MS_MAX = 5_000
 
 export function createDirectory(url: string): Directory {
-  const sql = connect(url, { max: 2, name: 'zerosum directory' })
+  const sql = connect(url, { max: 2, name: 'zerosum directory', answerMsMax: ANSWER_MS_MAX })
   const hashOf = (key: string) => hash('sha256', key)
   // Unknown keys are remembered too, so that guessing does not reach the database.
   const principals = new LRUCache<string, { principal: Principal | undefined }>({ max: KEYS_MAX, ttl: REMEMBERED_MS })

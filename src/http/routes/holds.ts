@@ -6,6 +6,7 @@ import { parseId } from '../../core/ids.ts'
 import type { Operation } from '../../core/request.ts'
 import { ZerosumError } from '../../errors.ts'
 import type { Router } from '../../shards/router.ts'
+import { allowNoBody } from '../body.ts'
 import { Amount, Currency, HoldBody, Id, IdempotencyHeaders, Problems } from '../schemas.ts'
 import { idempotencyKey, post } from '../submit.ts'
 import { holdView, recordedHold } from '../views.ts'
@@ -63,6 +64,7 @@ export function holdRoutes(router: Router): FastifyPluginAsyncTypebox {
           body: Type.Object({ amount: Type.Optional(Amount) }, { additionalProperties: false }),
           response: { 200: HoldBody, ...Problems },
         },
+        preValidation: allowNoBody,
       },
       async (request, reply) => {
         const { id: holdId } = await find(request.principal.tenantId, request.params.id)
@@ -79,8 +81,10 @@ export function holdRoutes(router: Router): FastifyPluginAsyncTypebox {
           summary: 'Let go of what was reserved',
           params: Params,
           headers: IdempotencyHeaders,
+          body: Type.Object({}, { additionalProperties: false }),
           response: { 200: HoldBody, ...Problems },
         },
+        preValidation: allowNoBody,
       },
       async (request, reply) => {
         const { id: holdId } = await find(request.principal.tenantId, request.params.id)

@@ -6,6 +6,7 @@ import { type Leg, type Operation, type Remarks, type Request, requestOf } from 
 import { ZerosumError } from '../../errors.ts'
 import { newId } from '../../shards/newId.ts'
 import type { Router } from '../../shards/router.ts'
+import { allowNoBody } from '../body.ts'
 import { type Problem, problemOf } from '../problems.ts'
 import {
   Amount,
@@ -168,6 +169,7 @@ export function transferRoutes(router: Router): FastifyPluginAsyncTypebox {
           body: Type.Object({ amount: Type.Optional(Amount) }, { additionalProperties: false }),
           response: { 201: TransferBody, ...Problems },
         },
+        preValidation: allowNoBody,
       },
       async (request, reply) => {
         const { record } = await find(request.principal.tenantId, request.params.id)
