@@ -230,6 +230,7 @@ async function auditHead(sql: Tx, shard: number, last: ChainHead): Promise<Findi
   if (head.timeUs !== last.timeUs) {
     return wrong(end, `the head of the chain says the time ${head.timeUs} µs, but the last block has ${last.timeUs} µs`)
   }
+  if (!head.isWhole) return wrong(end, 'the head of the chain says that its block lacks requests or entries')
   return undefined
 }
 

@@ -82,8 +82,12 @@ export async function startEmbedded(dataDir: string, binDir = packagedBinaries()
       url,
       createDatabase: (name) => createDatabase(url('postgres'), name),
       async stop() {
-        await command('pg_ctl', ['stop', '-D', cluster, '-m', 'fast', '-w', '-t', `${START_SECONDS_MAX}`])
-        await releaseDirectory()
+        try {
+          await command('pg_ctl', ['stop', '-D', cluster, '-m', 'fast', '-w', '-t', `${START_SECONDS_MAX}`])
+        } finally {
+          // Also when it had died already: the next start recovers it.
+          await releaseDirectory()
+        }
       },
     }
   } catch (error) {
@@ -114,6 +118,19 @@ function urlOf(password: string, port: number): (database: string) => string {
 
 /** One live program per directory: the pid file is taken with O_EXCL, and a dead owner's is taken over. */
 async function claimDirectory(root: string): Promise<() => Promise<void>> {
+  if (claimed.has(root)) throw new DirectoryInUse(`${root} is in use by this very process`)
+  const release = await claimFile(root)
+  claimed.add(root)
+  return async () => {
+    claimed.delete(root)
+    await release()
+  }
+}
+
+const claimed = new Set<string>()
+
+/** A pid file that names this very process was left by another one, which had the pid before (in a container, often 1). */
+async function claimFile(root: string): Promise<() => Promise<void>> {
   const file = join(root, 'node.pid')
   for (let attempt = 0; attempt < 3; attempt++) {
     try {

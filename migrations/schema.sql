@@ -1,0 +1,421 @@
+-- What the migrations come to, read back from PostgreSQL's catalogs. Written by `npm run schema:dump`; to be read, not run.
+
+CREATE ROLE zerosum_app NOLOGIN;
+
+CREATE TYPE account_kind AS ENUM ('wallet', 'cash', 'fees', 'suspense');
+CREATE TYPE account_status AS ENUM ('active', 'frozen', 'closed');
+CREATE TYPE layer AS ENUM ('posted', 'pending');
+
+CREATE DOMAIN currency AS text CONSTRAINT currency_check CHECK ((VALUE ~ '^[A-Z]{3}$'::text));
+
+CREATE TABLE accounts (
+  id uuid NOT NULL,
+  tenant_id uuid NOT NULL,
+  kind account_kind NOT NULL,
+  currency currency NOT NULL,
+  status account_status NOT NULL DEFAULT 'active'::account_status,
+  overdraft_limit bigint,
+  transfer_max bigint,
+  balance_max bigint,
+  sequence bigint NOT NULL DEFAULT 0,
+  debits_posted bigint NOT NULL DEFAULT 0,
+  credits_posted bigint NOT NULL DEFAULT 0,
+  debits_pending bigint NOT NULL DEFAULT 0,
+  credits_pending bigint NOT NULL DEFAULT 0,
+  CONSTRAINT accounts_counters CHECK ((LEAST(sequence, debits_posted, credits_posted, debits_pending, credits_pending) >= 0)),
+  CONSTRAINT accounts_floor CHECK ((((credits_posted - debits_posted) - debits_pending) >= (- overdraft_limit))),
+  CONSTRAINT accounts_limits CHECK ((LEAST(overdraft_limit, (transfer_max - 1), (balance_max - 1)) >= 0)),
+  CONSTRAINT accounts_only_system_accounts_lack_a_floor CHECK (((kind = 'wallet'::account_kind) = (overdraft_limit IS NOT NULL))),
+  CONSTRAINT accounts_pkey PRIMARY KEY (id)
+) WITH (fillfactor=70);
+CREATE TRIGGER check_opened AFTER INSERT ON public.accounts REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_opened();
+CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER no_direct_update BEFORE UPDATE OF id, tenant_id, kind, currency, sequence, debits_posted, credits_posted, debits_pending, credits_pending ON public.accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
+
+CREATE TABLE api_keys (
+  hash bytea NOT NULL,
+  tenant_id uuid NOT NULL,
+  hint text NOT NULL,
+  scopes text[] NOT NULL,
+  created_at timestamp with time zone NOT NULL DEFAULT now(),
+  revoked_at timestamp with time zone,
+  CONSTRAINT api_keys_hash_check CHECK ((length(hash) = 32)),
+  CONSTRAINT api_keys_pkey PRIMARY KEY (hash),
+  CONSTRAINT api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id)
+);
+
+CREATE TABLE blocks (
+  number bigint NOT NULL,
+  previous_hash bytea NOT NULL,
+  root bytea NOT NULL,
+  hash bytea NOT NULL,
+  time_us bigint NOT NULL,
+  writer text NOT NULL,
+  request_count integer NOT NULL,
+  entry_count integer NOT NULL,
+  CONSTRAINT blocks_entry_count_check CHECK ((entry_count >= 0)),
+  CONSTRAINT blocks_hash_check CHECK ((length(hash) = 32)),
+  CONSTRAINT blocks_pkey PRIMARY KEY (number),
+  CONSTRAINT blocks_request_count_check CHECK ((request_count > 0)),
+  CONSTRAINT blocks_root_check CHECK ((length(root) = 32)),
+  CONSTRAINT blocks_time_us_key UNIQUE (time_us)
+);
+CREATE TRIGGER advance_head BEFORE INSERT ON public.blocks FOR EACH ROW EXECUTE FUNCTION advance_head();
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.blocks FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE CONSTRAINT TRIGGER check_block AFTER INSERT ON public.blocks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_block();
+
+CREATE TABLE chain_head (
+  only_row boolean NOT NULL DEFAULT true,
+  shard integer,
+  number bigint NOT NULL,
+  hash bytea NOT NULL,
+  time_us bigint NOT NULL,
+  requests_left integer NOT NULL DEFAULT 0,
+  entries_left integer NOT NULL DEFAULT 0,
+  CONSTRAINT chain_head_entries_left_check CHECK ((entries_left >= 0)),
+  CONSTRAINT chain_head_only_row_check CHECK (only_row),
+  CONSTRAINT chain_head_pkey PRIMARY KEY (only_row),
+  CONSTRAINT chain_head_requests_left_check CHECK ((requests_left >= 0))
+) WITH (fillfactor=10);
+CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER no_direct_update BEFORE UPDATE OF number, hash, time_us, requests_left, entries_left ON public.chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
+
+CREATE TABLE entries (
+  account_id uuid NOT NULL,
+  sequence bigint NOT NULL,
+  block bigint NOT NULL,
+  item integer NOT NULL,
+  line integer NOT NULL,
+  currency text NOT NULL,
+  layer layer NOT NULL,
+  amount bigint NOT NULL,
+  posted bigint NOT NULL,
+  pending_out bigint NOT NULL,
+  pending_in bigint NOT NULL,
+  CONSTRAINT entries_amount_check CHECK ((amount <> 0)),
+  CONSTRAINT entries_by_transaction UNIQUE (block, item, line),
+  CONSTRAINT entries_pending_in_check CHECK ((pending_in >= 0)),
+  CONSTRAINT entries_pending_out_check CHECK ((pending_out >= 0)),
+  CONSTRAINT entries_pkey PRIMARY KEY (account_id, sequence)
+);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.entries FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER apply_entries AFTER INSERT ON public.entries REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION apply_entries();
+
+CREATE TABLE holds (
+  id uuid NOT NULL,
+  tenant_id uuid NOT NULL,
+  from_account uuid NOT NULL,
+  to_account uuid NOT NULL,
+  amount bigint NOT NULL,
+  currency text NOT NULL,
+  expires_at_us bigint NOT NULL,
+  status text NOT NULL DEFAULT 'held'::text,
+  captured bigint NOT NULL DEFAULT 0,
+  CONSTRAINT holds_amount_check CHECK ((amount > 0)),
+  CONSTRAINT holds_check CHECK (((captured >= 0) AND (captured <= amount))),
+  CONSTRAINT holds_pkey PRIMARY KEY (id),
+  CONSTRAINT holds_status_check CHECK ((status = ANY (ARRAY['held'::text, 'captured'::text, 'released'::text, 'expired'::text])))
+);
+CREATE INDEX holds_to_expire ON public.holds USING btree (expires_at_us) WHERE (status = 'held'::text);
+CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.holds FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE TABLE requests (
+  block bigint NOT NULL,
+  item integer NOT NULL,
+  id uuid NOT NULL,
+  tenant_id uuid NOT NULL,
+  scope uuid NOT NULL,
+  key text NOT NULL,
+  kind text NOT NULL,
+  target uuid,
+  payload json NOT NULL,
+  refusal text,
+  result json,
+  leaf bytea NOT NULL,
+  CONSTRAINT requests_id UNIQUE (id),
+  CONSTRAINT requests_idempotency UNIQUE (tenant_id, scope, key),
+  CONSTRAINT requests_item_check CHECK ((item >= 0)),
+  CONSTRAINT requests_key_check CHECK (((length(key) >= 1) AND (length(key) <= 255))),
+  CONSTRAINT requests_leaf_check CHECK ((length(leaf) = 32)),
+  CONSTRAINT requests_pkey PRIMARY KEY (block, item)
+);
+CREATE INDEX requests_target ON public.requests USING btree (target) WHERE (target IS NOT NULL);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER check_requests AFTER INSERT ON public.requests REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_requests();
+
+CREATE TABLE schema_migrations (
+  name text NOT NULL,
+  applied_at timestamp with time zone NOT NULL DEFAULT now(),
+  CONSTRAINT schema_migrations_pkey PRIMARY KEY (name)
+);
+
+CREATE TABLE tenants (
+  id uuid NOT NULL,
+  name text NOT NULL,
+  created_at timestamp with time zone NOT NULL DEFAULT now(),
+  CONSTRAINT tenants_name_check CHECK ((name <> ''::text)),
+  CONSTRAINT tenants_name_key UNIQUE (name),
+  CONSTRAINT tenants_pkey PRIMARY KEY (id)
+);
+
+CREATE TABLE wallets (
+  id uuid NOT NULL,
+  tenant_id uuid NOT NULL,
+  holder_id text NOT NULL,
+  name text,
+  metadata json,
+  opened_us bigint NOT NULL,
+  CONSTRAINT wallets_pkey PRIMARY KEY (id)
+);
+CREATE INDEX wallets_by_holder ON public.wallets USING btree (tenant_id, holder_id, id DESC);
+CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.wallets FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE OR REPLACE FUNCTION public.advance_head()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+BEGIN
+  UPDATE chain_head SET number = NEW.number, hash = NEW.hash, time_us = NEW.time_us,
+    requests_left = NEW.request_count, entries_left = NEW.entry_count
+  WHERE number = NEW.number - 1 AND hash = NEW.previous_hash AND time_us < NEW.time_us;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'block % does not follow the head of the chain', NEW.number USING ERRCODE = 'ZS001';
+  END IF;
+  RETURN NEW;
+END $function$;
+
+CREATE OR REPLACE FUNCTION public.append_block(p_number bigint, p_previous_hash bytea, p_root bytea, p_hash bytea, p_time_us bigint, p_writer text, r_id uuid[], r_tenant uuid[], r_scope uuid[], r_key text[], r_kind text[], r_target uuid[], r_payload text[], r_refusal text[], r_result text[], r_leaves bytea, e_item integer[], e_line integer[], e_account uuid[], e_sequence bigint[], e_currency text[], e_layer layer[], e_amount bigint[], e_posted bigint[], e_pending_out bigint[], e_pending_in bigint[], p_changes json)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+BEGIN
+  INSERT INTO blocks (number, previous_hash, root, hash, time_us, writer, request_count, entry_count)
+  VALUES (p_number, p_previous_hash, p_root, p_hash, p_time_us, p_writer, cardinality(r_id), cardinality(e_item));
+
+  INSERT INTO requests (block, item, id, tenant_id, scope, key, kind, target, payload, refusal, result, leaf)
+  SELECT p_number, r.place - 1, r.id, r.tenant, r.scope, r.key, r.kind, r.target, r.payload::json, r.refusal,
+         r.result::json, substring(r_leaves FROM ((r.place - 1) * 32 + 1)::int FOR 32)
+  FROM unnest(r_id, r_tenant, r_scope, r_key, r_kind, r_target, r_payload, r_refusal, r_result)
+    WITH ORDINALITY AS r (id, tenant, scope, key, kind, target, payload, refusal, result, place);
+
+  IF p_changes IS NOT NULL THEN
+    INSERT INTO accounts (id, tenant_id, kind, currency, overdraft_limit, transfer_max, balance_max)
+    SELECT id, tenant_id, kind, currency, overdraft_limit, transfer_max, balance_max
+    FROM json_to_recordset(p_changes->'accountsOpened') AS a
+      (id uuid, tenant_id uuid, kind account_kind, currency text, overdraft_limit int8, transfer_max int8,
+       balance_max int8);
+
+    UPDATE accounts a SET status = c.status, transfer_max = c.transfer_max, balance_max = c.balance_max
+    FROM json_to_recordset(p_changes->'accountsChanged') AS c
+      (id uuid, status account_status, transfer_max int8, balance_max int8)
+    WHERE a.id = c.id;
+
+    INSERT INTO wallets (id, tenant_id, holder_id, name, metadata, opened_us)
+    SELECT id, tenant_id, holder_id, name, metadata, p_time_us
+    FROM json_to_recordset(p_changes->'walletsOpened') AS w
+      (id uuid, tenant_id uuid, holder_id text, name text, metadata json);
+
+    UPDATE wallets w SET name = coalesce(c.name, w.name), metadata = coalesce(c.metadata, w.metadata)
+    FROM json_to_recordset(p_changes->'walletsChanged') AS c (id uuid, name text, metadata json)
+    WHERE w.id = c.id;
+
+    INSERT INTO holds (id, tenant_id, from_account, to_account, amount, currency, expires_at_us, status, captured)
+    SELECT id, tenant_id, from_account, to_account, amount, currency, expires_at_us, status, captured
+    FROM json_to_recordset(p_changes->'holds') AS h
+      (id uuid, tenant_id uuid, from_account uuid, to_account uuid, amount int8, currency text, expires_at_us int8,
+       status text, captured int8)
+    ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, captured = EXCLUDED.captured;
+  END IF;
+
+  IF cardinality(e_item) > 0 THEN
+    INSERT INTO entries
+      (block, item, line, account_id, sequence, currency, layer, amount, posted, pending_out, pending_in)
+    SELECT p_number, e.* FROM unnest(e_item, e_line, e_account, e_sequence, e_currency, e_layer, e_amount,
+                                     e_posted, e_pending_out, e_pending_in) AS e;
+  END IF;
+END $function$;
+
+CREATE OR REPLACE FUNCTION public.apply_entries()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+DECLARE
+  opened int8 := open_block();
+  crooked record;
+  added_count int;
+  account_count int8;
+  moved_count int8;
+BEGIN
+  SELECT block, item, currency, layer INTO crooked
+  FROM added GROUP BY block, item, currency, layer HAVING sum(amount) <> 0 OR block IS DISTINCT FROM opened LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'entries of block % item % do not sum to zero in % on the % layer, or are outside of a block',
+      crooked.block, crooked.item, crooked.currency, crooked.layer USING ERRCODE = 'ZS002';
+  END IF;
+  IF EXISTS (SELECT FROM (SELECT DISTINCT item FROM added) AS a
+             LEFT JOIN requests r ON r.block = opened AND r.item = a.item AND r.refusal IS NULL
+             WHERE r.item IS NULL) THEN
+    RAISE EXCEPTION 'entries of block % that no accepted request asked for', opened USING ERRCODE = 'ZS002';
+  END IF;
+  SELECT count(*) INTO added_count FROM added;
+  UPDATE chain_head SET entries_left = entries_left - added_count WHERE entries_left >= added_count;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'block % does not hold what its header says', opened USING ERRCODE = 'ZS002';
+  END IF;
+
+  IF EXISTS (
+    SELECT FROM (
+      SELECT layer, amount, posted - lag(posted) OVER w AS posted, pending_out - lag(pending_out) OVER w AS pending_out,
+             pending_in - lag(pending_in) OVER w AS pending_in
+      FROM added WINDOW w AS (PARTITION BY account_id ORDER BY sequence)
+    ) AS step WHERE posted IS NOT NULL AND NOT is_step(layer, amount, posted, pending_out, pending_in)
+  ) THEN
+    RAISE EXCEPTION 'entries of block % do not follow the accounts they name', opened USING ERRCODE = 'ZS002';
+  END IF;
+
+  WITH moved AS (
+    SELECT account_id, currency, count(*) AS entry_count,
+           -- of arrays, the least and the greatest are those with the least and the greatest sequence
+           min(ARRAY[sequence, posted, pending_out, pending_in]) AS first,
+           max(ARRAY[sequence, posted, pending_out, pending_in]) AS last,
+           min(ARRAY[sequence, amount, CASE layer WHEN 'posted' THEN 0 ELSE 1 END]) AS first_amount,
+           coalesce(sum(-amount) FILTER (WHERE layer = 'posted' AND amount < 0), 0)::int8 AS debits,
+           coalesce(sum(amount) FILTER (WHERE layer = 'posted' AND amount > 0), 0)::int8 AS credits
+    FROM added GROUP BY account_id, currency
+  ), applied AS (
+    UPDATE accounts a SET
+      sequence = m.last[1],
+      debits_posted = a.debits_posted + m.debits,
+      credits_posted = a.credits_posted + m.credits,
+      debits_pending = m.last[3],
+      credits_pending = m.last[4]
+    FROM moved m
+    WHERE a.id = m.account_id AND a.currency = m.currency
+      AND a.sequence = m.first[1] - 1 AND m.last[1] = m.first[1] + m.entry_count - 1
+      AND is_step(CASE m.first_amount[3] WHEN 0 THEN 'posted'::layer ELSE 'pending' END, m.first_amount[2],
+                  m.first[2] - (a.credits_posted - a.debits_posted), m.first[3] - a.debits_pending,
+                  m.first[4] - a.credits_pending)
+    RETURNING 1
+  )
+  SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM applied) INTO account_count, moved_count;
+  IF account_count <> moved_count THEN
+    RAISE EXCEPTION 'entries of block % do not follow the accounts they name', opened USING ERRCODE = 'ZS002';
+  END IF;
+  RETURN NULL;
+END $function$;
+
+CREATE OR REPLACE FUNCTION public.check_block()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+BEGIN
+  IF EXISTS (SELECT FROM chain_head WHERE number = NEW.number AND requests_left + entries_left > 0) THEN
+    RAISE EXCEPTION 'block % does not hold what its header says', NEW.number USING ERRCODE = 'ZS002';
+  END IF;
+  RETURN NULL;
+END $function$;
+
+CREATE OR REPLACE FUNCTION public.check_opened()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+BEGIN
+  IF EXISTS (SELECT FROM added WHERE (sequence, debits_posted, credits_posted, debits_pending, credits_pending)
+                                     IS DISTINCT FROM (0::int8, 0::int8, 0::int8, 0::int8, 0::int8)) THEN
+    RAISE EXCEPTION 'an account is opened empty' USING ERRCODE = 'ZS002';
+  END IF;
+  RETURN NULL;
+END $function$;
+
+CREATE OR REPLACE FUNCTION public.check_requests()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+DECLARE
+  opened int8 := open_block();
+  added_count int;
+BEGIN
+  IF EXISTS (SELECT FROM added a LEFT JOIN blocks b ON b.number = opened
+             WHERE a.block IS DISTINCT FROM opened OR a.item >= b.request_count) THEN
+    RAISE EXCEPTION 'requests outside of a block' USING ERRCODE = 'ZS002';
+  END IF;
+  SELECT count(*) INTO added_count FROM added;
+  UPDATE chain_head SET requests_left = requests_left - added_count WHERE requests_left >= added_count;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'block % does not hold what its header says', opened USING ERRCODE = 'ZS002';
+  END IF;
+  RETURN NULL;
+END $function$;
+
+CREATE OR REPLACE FUNCTION public.is_step(layer layer, amount bigint, posted bigint, pending_out bigint, pending_in bigint)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  SELECT CASE layer
+    WHEN 'posted' THEN posted = amount AND pending_out = 0 AND pending_in = 0
+    ELSE posted = 0 AND ((pending_out = -amount AND pending_in = 0) OR (pending_out = 0 AND pending_in = amount))
+  END
+$function$;
+
+CREATE OR REPLACE FUNCTION public.lock_head()
+ RETURNS chain_head
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  SELECT * FROM chain_head FOR UPDATE
+$function$;
+
+CREATE OR REPLACE FUNCTION public.open_block()
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  SELECT number FROM chain_head WHERE xmin = pg_current_xact_id_if_assigned()::xid
+$function$;
+
+CREATE OR REPLACE FUNCTION public.refuse_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+  RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'ZS003';
+END $function$;
+
+CREATE OR REPLACE FUNCTION public.refuse_direct_update()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+  IF pg_trigger_depth() < 2 THEN
+    RAISE EXCEPTION '% change by entries and blocks alone: direct UPDATE refused', TG_TABLE_NAME USING ERRCODE = 'ZS003';
+  END IF;
+  RETURN NULL;
+END $function$;
+
+GRANT EXECUTE ON FUNCTION append_block TO zerosum_app;
+GRANT EXECUTE ON FUNCTION lock_head TO zerosum_app;
+GRANT INSERT, SELECT ON TABLE tenants TO zerosum_app;
+GRANT INSERT, SELECT, UPDATE (revoked_at) ON TABLE api_keys TO zerosum_app;
+GRANT SELECT ON TABLE accounts TO zerosum_app;
+GRANT SELECT ON TABLE blocks TO zerosum_app;
+GRANT SELECT ON TABLE chain_head TO zerosum_app;
+GRANT SELECT ON TABLE entries TO zerosum_app;
+GRANT SELECT ON TABLE holds TO zerosum_app;
+GRANT SELECT ON TABLE requests TO zerosum_app;
+GRANT SELECT ON TABLE schema_migrations TO zerosum_app;
+GRANT SELECT ON TABLE wallets TO zerosum_app;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+GRANT USAGE ON SCHEMA public TO zerosum_app;
+GRANT zerosum_app TO owner;
