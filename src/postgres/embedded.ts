@@ -1,11 +1,12 @@
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { access, chmod, chown, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { access, chmod, chown, link, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { arch, platform } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { connect } from './connect.ts'
 
@@ -132,25 +133,47 @@ const claimed = new Set<string>()
 /** A pid file that names this very process was left by another one, which had the pid before (in a container, often 1). */
 async function claimFile(root: string): Promise<() => Promise<void>> {
   const file = join(root, 'node.pid')
-  for (let attempt = 0; attempt < 3; attempt++) {
-    try {
-      const handle = await open(file, 'wx')
-      await handle.writeFile(`${process.pid} ${await startedAt(process.pid)}\n`)
-      await handle.close()
-      return () => rm(file, { force: true })
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  const mine = `${file}.${process.pid}`
+  const claim = `${process.pid} ${await startedAt(process.pid)}\n`
+  try {
+    for (let attempt = 0; attempt < 5; attempt++) {
+      // Written aside and linked, so that nobody ever reads half of it.
+      await writeFile(mine, claim)
+      if (await linked(mine, file)) {
+        await sleep(CLAIM_SETTLES_MS)
+        if ((await readFile(file, 'utf8').catch(() => '')) === claim) return () => rm(file, { force: true })
+      }
+      const other = await readFile(file, 'utf8').catch(() => '')
+      const [pid, started] = other.trim().split(' ')
+      if (pid && Number(pid) !== process.pid && isAlive(Number(pid)) && (await startedAt(Number(pid))) === started) {
+        throw new DirectoryInUse(
+          `${root} is in use by process ${pid}: stop that one, or give this one its own ZEROSUM_DATA_DIR ` +
+            '(several nodes share a PostgreSQL through ZEROSUM_SHARDS)',
+        )
+      }
+      // The dead owner's file is taken away; if somebody else was faster, it is theirs by now, and is put back.
+      await rename(file, mine).catch(() => {})
+      const taken = await readFile(mine, 'utf8').catch(() => '')
+      if (taken !== other && taken !== claim) await linked(mine, file)
     }
-    const [pid, started] = (await readFile(file, 'utf8').catch(() => '')).trim().split(' ')
-    if (pid && Number(pid) !== process.pid && isAlive(Number(pid)) && (await startedAt(Number(pid))) === started) {
-      throw new DirectoryInUse(
-        `${root} is in use by process ${pid}: stop that one, or give this one its own ZEROSUM_DATA_DIR ` +
-          '(several nodes share a PostgreSQL through ZEROSUM_SHARDS)',
-      )
-    }
-    await rm(file, { force: true })
+  } finally {
+    await rm(mine, { force: true })
   }
-  throw new Error(`${file} keeps coming back: several processes are starting on ${root} at once`)
+  throw new DirectoryInUse(`several processes are starting on ${root} at once: start one of them again`)
+}
+
+/** How long it takes at most until two that took over one dead owner's file have seen each other. */
+const CLAIM_SETTLES_MS = 100
+
+/** Gives a file a second name; false if there is a file of that name. */
+async function linked(file: string, name: string): Promise<boolean> {
+  try {
+    await link(file, name)
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    throw error
+  }
 }
 
 function isAlive(pid: number): boolean {
@@ -201,7 +224,7 @@ async function pgCommand(root: string, identity: Identity, directory: string): P
     if (!canRun) await chmod(file, 0o755)
   }
   const prefix = await reachPrefix(identity, [directory, root])
-  const environment = { PATH: process.env['PATH'] ?? '', LC_ALL: 'C', TZ: 'UTC' }
+  const environment = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C', TZ: 'UTC' }
   return async (tool, args) => {
     const [file = '', ...rest] = [...prefix, join(directory, tool + suffix), ...args]
     const options = prefix.length > 0 ? {} : identity

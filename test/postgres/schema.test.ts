@@ -289,9 +289,25 @@ const FLAWS: readonly Flaw[] = [
     answer: UNCONNECTED,
   },
   {
-    name: 'an entry on the pending layer that moves what is posted',
+    name: 'entries on the pending layer that move what is posted instead',
     make: ({ entries }) => {
       for (const entry of entries) entry.layer = 'pending'
+    },
+    answer: UNCONNECTED,
+  },
+  {
+    name: 'entries on the pending layer that move what is posted as well',
+    make: ({ entries: [from, to] }) => {
+      Object.assign(from, { layer: 'pending', pendingOut: 5n })
+      Object.assign(to, { layer: 'pending', pendingIn: 5n })
+    },
+    answer: UNCONNECTED,
+  },
+  {
+    name: 'a reservation that counts in both directions',
+    make: ({ entries: [from, to] }) => {
+      Object.assign(from, { layer: 'pending', posted: from.posted + 5n, pendingOut: 5n, pendingIn: 5n })
+      Object.assign(to, { layer: 'pending', posted: to.posted - 5n, pendingIn: 5n, pendingOut: 5n })
     },
     answer: UNCONNECTED,
   },
@@ -444,6 +460,15 @@ const FLAWS: readonly Flaw[] = [
     byRowsOnly: true,
   },
   {
+    name: 'a request that is numbered below 0',
+    make: (draft) => {
+      draft.requests[0].item = -1
+      for (const entry of draft.entries) entry.item = -1
+    },
+    answer: /^23514 requests_item_check/,
+    byRowsOnly: true,
+  },
+  {
     name: 'no requests',
     make: ({ block }) => Object.assign(block, { requestCount: 0 }),
     answer: /^23514 blocks_request_count_check/,
@@ -506,6 +531,19 @@ describe('a block that is right but for one thing', () => {
       expect(await offerBlock(owner, insertDraft, make)).toBe('accepted')
       expect(await offerBlock(app, appendDraft, make)).toBe('accepted')
     }
+  })
+
+  it('is accepted with a reservation, and with its end', async () => {
+    const reserve = ({ entries: [from, to] }: Draft) => {
+      Object.assign(from, { layer: 'pending', posted: from.posted + 5n, pendingOut: 5n })
+      Object.assign(to, { layer: 'pending', posted: to.posted - 5n, pendingIn: 5n })
+    }
+    const release = ({ entries: [from, to] }: Draft) => {
+      Object.assign(from, { layer: 'pending', amount: 5n, posted: from.posted + 5n, pendingOut: 0n })
+      Object.assign(to, { layer: 'pending', amount: -5n, posted: to.posted - 5n, pendingIn: 0n })
+    }
+    expect(await offerBlock(owner, insertDraft, reserve)).toBe('accepted')
+    expect(await offerBlock(app, appendDraft, release)).toBe('accepted')
   })
 
   it('is accepted under a key that was used in another scope', async () => {
