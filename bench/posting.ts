@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import pg from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
+import type { Batcher } from '../src/ledger/batcher.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
 import { classicMeasure, copyDatabase, draw, fund, migrated, openLedger } from './ledger.ts'
 import { oneHot, type Pick, seededRandom, uniform, zipf } from './load.ts'
@@ -55,15 +56,31 @@ export async function benchPosting(options: PostingOptions): Promise<void> {
 
 /** As many requests in the air as four full blocks: the batcher always has a block waiting. */
 const CONCURRENCY = 4_000
+/** Before each measure, unmeasured: a node that has been up for some seconds has most accounts in memory. */
+const WARM_UP = 50_000
 
 async function runBatched(url: string, name: string, wallets: string[], pick: Pick, count: number): Promise<Measure> {
   let blocks = 0
   const { poster, batcher } = openLedger(url, () => {
     blocks += 1
   })
-  for (let i = 0; i < 20; i++) await batcher.submit(draw(TENANT, wallets, pick))
+  await drive(batcher, wallets, pick, WARM_UP)
   blocks = 0
   const run = measureRun(name)
+  await drive(batcher, wallets, pick, count, run.sample)
+  const measure = run.end(count, blocks)
+  await poster.close()
+  return measure
+}
+
+/** Submits that many transfers, CONCURRENCY at a time. */
+async function drive(
+  batcher: Batcher,
+  wallets: string[],
+  pick: Pick,
+  count: number,
+  sample: (ms: number) => void = () => {},
+): Promise<void> {
   let left = count
   const worker = async () => {
     while (left > 0) {
@@ -71,13 +88,10 @@ async function runBatched(url: string, name: string, wallets: string[], pick: Pi
       const began = performance.now()
       const { record } = await batcher.submit(draw(TENANT, wallets, pick))
       if (record.refusal) throw new Error(`a funded transfer was refused: ${record.refusal}`)
-      run.sample(performance.now() - began)
+      sample(performance.now() - began)
     }
   }
   await Promise.all(Array.from({ length: CONCURRENCY }, worker))
-  const measure = run.end(count, blocks)
-  await poster.close()
-  return measure
 }
 
 /** The same rows as the last transfers wrote, by COPY into empty tables with the same indexes, in one transaction. */
