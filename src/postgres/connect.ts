@@ -1,5 +1,5 @@
 import pg, { type PoolClient } from 'pg'
-import { executeOn, type Tag, tagFor } from './sql.ts'
+import { executeOn, oneByOne, type Tag, tagFor } from './sql.ts'
 
 /** Inside a transaction. Name it `sql` there, so that no query can leave the transaction. */
 export type Tx = Tag
@@ -72,7 +72,7 @@ export function connect(url: string, options: PoolOptions): Sql {
   async function begin<T>(...args: [(sql: Tx) => Promise<T>] | [string, (sql: Tx) => Promise<T>]): Promise<T> {
     const [mode, work] = args.length === 1 ? ['', args[0]] : args
     const client = await pool.connect().catch(rethrow)
-    const run = executeOn(client)
+    const run = oneByOne(executeOn(client))
     let isBroken = false
     try {
       await client.query(`BEGIN ${mode}`)

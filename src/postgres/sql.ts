@@ -127,3 +127,13 @@ export function tagFor(execute: Execute): Tag {
 export function executeOn(client: Pick<ClientBase, 'query'>): Execute {
   return (query) => (query.values.length === 0 && !query.name ? client.query(query.text) : client.query(query))
 }
+
+/** The same, each statement after the answer to the one before: what one client can take. */
+export function oneByOne(execute: Execute): Execute {
+  let last: Promise<unknown> = Promise.resolve()
+  return (query) => {
+    const mine = last.then(() => execute(query))
+    last = mine.catch(() => {}) // whoever asked handles it
+    return mine
+  }
+}
