@@ -138,6 +138,8 @@ async function claimFile(root: string): Promise<() => Promise<void>> {
   try {
     for (let attempt = 0; attempt < 5; attempt++) {
       // Written aside and linked, so that nobody ever reads half of it.
+      // After a file was put back, this name and that one are one file: writing here would write there.
+      await rm(mine, { force: true })
       await writeFile(mine, claim)
       if (await linked(mine, file)) {
         await sleep(CLAIM_SETTLES_MS)
