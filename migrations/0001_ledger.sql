@@ -217,9 +217,7 @@ BEGIN
     RAISE EXCEPTION 'entries of block % item % do not sum to zero in % on the % layer, or are outside of a block',
       crooked.block, crooked.item, crooked.currency, crooked.layer USING ERRCODE = 'ZS002';
   END IF;
-  IF EXISTS (SELECT FROM (SELECT DISTINCT item FROM added) AS a
-             LEFT JOIN requests r ON r.block = opened AND r.item = a.item AND r.refusal IS NULL
-             WHERE r.item IS NULL) THEN
+  IF EXISTS (SELECT item FROM added EXCEPT SELECT item FROM requests WHERE block = opened AND refusal IS NULL) THEN
     RAISE EXCEPTION 'entries of block % that no accepted request asked for', opened USING ERRCODE = 'ZS002';
   END IF;
   SELECT count(*) INTO added_count FROM added;
@@ -246,7 +244,7 @@ BEGIN
            min(ARRAY[sequence, amount, CASE layer WHEN 'posted' THEN 0 ELSE 1 END]) AS first_amount,
            coalesce(sum(-amount) FILTER (WHERE layer = 'posted' AND amount < 0), 0)::int8 AS debits,
            coalesce(sum(amount) FILTER (WHERE layer = 'posted' AND amount > 0), 0)::int8 AS credits
-    FROM added GROUP BY account_id, currency
+    FROM added GROUP BY account_id, currency ORDER BY account_id
   ), applied AS (
     UPDATE accounts a SET
       sequence = m.last[1],
@@ -320,7 +318,8 @@ BEGIN
   SELECT p_number, r.place - 1, r.id, r.tenant, r.scope, r.key, r.kind, r.target, r.payload::json, r.refusal,
          r.result::json, substring(r_leaves FROM ((r.place - 1) * 32 + 1)::int FOR 32)
   FROM unnest(r_id, r_tenant, r_scope, r_key, r_kind, r_target, r_payload, r_refusal, r_result)
-    WITH ORDINALITY AS r (id, tenant, scope, key, kind, target, payload, refusal, result, place);
+    WITH ORDINALITY AS r (id, tenant, scope, key, kind, target, payload, refusal, result, place)
+  ORDER BY r.scope;
 
   IF p_changes IS NOT NULL THEN
     INSERT INTO accounts (id, tenant_id, kind, currency, overdraft_limit, transfer_max, balance_max)
@@ -355,14 +354,17 @@ BEGIN
     INSERT INTO entries
       (block, item, line, account_id, sequence, currency, layer, amount, posted, pending_out, pending_in)
     SELECT p_number, e.* FROM unnest(e_item, e_line, e_account, e_sequence, e_currency, e_layer, e_amount,
-                                     e_posted, e_pending_out, e_pending_in) AS e;
+                                     e_posted, e_pending_out, e_pending_in) AS e
+    ORDER BY 4, 5;
   END IF;
 END $$;
 
 -- The application reads everything, manages tenants and keys, and writes the ledger through those doors alone.
 DO $$
 BEGIN
-  CREATE ROLE zerosum_app NOLOGIN;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'zerosum_app') THEN
+    CREATE ROLE zerosum_app NOLOGIN;
+  END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- another shard of this server made it
 END $$;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC;
@@ -371,4 +373,9 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO zerosum_app;
 GRANT INSERT ON tenants, api_keys TO zerosum_app;
 GRANT UPDATE (revoked_at) ON api_keys TO zerosum_app;
 GRANT EXECUTE ON FUNCTION lock_head, append_block TO zerosum_app;
-GRANT zerosum_app TO CURRENT_USER;
+DO $$
+BEGIN
+  IF NOT pg_has_role(current_user, 'zerosum_app', 'MEMBER') THEN
+    GRANT zerosum_app TO CURRENT_USER;
+  END IF;
+END $$;

@@ -28,8 +28,8 @@ export type BatcherOptions = {
 
 /** Movements in a batch at most, so that a thousand transfers of a hundred legs are not one block. */
 const BATCH_MOVEMENTS_MAX = 4_000
-/** A second batch is decided while the first is being written, but only when that many wait: small blocks cost more each. */
-const OVERLAP_MIN = 200
+/** A second batch is decided while the first is being written, but only when that many wait: each block has a fixed cost. */
+const OVERLAP_MIN = 16
 const IN_FLIGHT_MAX = 2
 
 type Waiting = { request: Request; resolve: (outcome: Outcome) => void; reject: (error: Error) => void }

@@ -115,7 +115,7 @@ class ShardPoster implements Poster {
     this.#head = block
     const commit = appendBlock(this.#writes, block, posting.changes)
     commit.then(
-      () => this.#options.onBlock?.(block, posting),
+      () => this.#tell(block, posting),
       () => {}, // whoever waits for the commit handles its failure
     )
     this.#lastCommit = commit
@@ -161,7 +161,7 @@ class ShardPoster implements Poster {
     this.#quietTurns = isQuiet ? this.#quietTurns + 1 : 0
     this.#head = block ?? head
     if (this.#quietTurns >= QUIET_TURNS) this.#startToLead()
-    if (block) this.#options.onBlock?.(block, posting)
+    if (block) this.#tell(block, posting)
     // The replay of its own first try, which was committed after all, is a request's decision.
     return posting.outcomes.map((outcome, i) =>
       outcome.status === 'replayed' && outcome.record.id === requests[i]?.id
@@ -180,6 +180,15 @@ class ShardPoster implements Poster {
     const posting = post(state, requests, { nowUs: timeUs, shard })
     const isNews = posting.decisions.length > 0
     return { block: isNews ? sealBlock(head, posting.decisions, { shard, writer, timeUs }) : undefined, posting }
+  }
+
+  /** The block is there, whatever a listener makes of it. */
+  #tell(block: Block, posting: Posting): void {
+    try {
+      this.#options.onBlock?.(block, posting)
+    } catch (error) {
+      this.#options.onTrouble?.(error)
+    }
   }
 
   #startToLead(): void {

@@ -123,7 +123,7 @@ function isOfConnection(error: unknown): boolean {
   // The second: several addresses were tried.
   if (error instanceof ConnectionLost || error instanceof AggregateError) return true
   return (
-    /^E[A-Z_]+$/.test(`${(error as NodeJS.ErrnoException).code}`) ||
+    /^E(?!RR_)[A-Z_]+$/.test(`${(error as NodeJS.ErrnoException).code}`) ||
     /connection|connect|pool|client|timeout/i.test(error.message)
   )
 }
@@ -141,8 +141,9 @@ export function failureOf(error: unknown): Failure {
   if (!(error instanceof pg.DatabaseError)) return 'refused'
   const code = error.code ?? ''
   if (code === 'ZS001' || code === '40001' || code === '40P01') return 'chain_moved'
-  // 08 connection, 25006 read-only after a failover, 25P03 idle in transaction, 53 resources, 57 shutdown, 58 system
-  return /^(08|25006|25P03|53|57|58)/.test(code) ? 'unreachable' : 'refused'
+  // 08 connection, 25006 read-only after a failover, 25P03 idle in transaction, 28 log-in, 3D no such database,
+  // 53 resources, 57 shutdown, 58 system
+  return /^(08|25006|25P03|28|3D|53|57|58)/.test(code) ? 'unreachable' : 'refused'
 }
 
 /**

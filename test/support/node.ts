@@ -43,6 +43,8 @@ process.on('exit', () => {
 /** Starts a node on a free port of the loopback; resolves when it listens. */
 export async function startNode(settings: NodeSettings): Promise<NodeProcess> {
   const child = spawnCli('start', settings)
+  const { pid } = child
+  if (pid === undefined) throw new Error(`${process.execPath} cannot be run`)
   const output = outputOf(child)
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((done) => {
     child.once('exit', (code, signal) => {
@@ -61,7 +63,7 @@ export async function startNode(settings: NodeSettings): Promise<NodeProcess> {
     agent.destroy()
   }
   return {
-    pid: child.pid ?? 0,
+    pid,
     url,
     send: sendTo(url, agent),
     output,
@@ -146,7 +148,9 @@ export function sendTo(url: string, agent: Agent): Send {
 export async function killEmbedded(dataDir: string): Promise<number> {
   const [line = ''] = (await readFile(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8')).split('\n')
   const server = Number(line)
-  if (!Number.isInteger(server) || server <= 1) throw new Error(`postmaster.pid starts with "${line}"`)
+  // What the file says may be old, and the number another process's by now.
+  const command = await readFile(`/proc/${server}/cmdline`, 'utf8').catch(() => '')
+  if (!command.includes(join(dataDir, 'postgres'))) throw new Error(`no PostgreSQL of ${dataDir} runs as ${line}`)
   // Stopped first, so that it makes no new one while they are counted.
   process.kill(server, 'SIGSTOP')
   const children = (await readFile(`/proc/${server}/task/${server}/children`, 'utf8')).trim().split(' ').map(Number)
