@@ -149,6 +149,18 @@ CREATE TABLE schema_migrations (
   CONSTRAINT schema_migrations_pkey PRIMARY KEY (name)
 );
 
+CREATE TABLE shard_map (
+  epoch bigint NOT NULL,
+  shard_count integer NOT NULL,
+  slots smallint[] NOT NULL,
+  created_us bigint NOT NULL,
+  CONSTRAINT shard_map_check CHECK (((array_ndims(slots) = 1) AND (array_lower(slots, 1) = 1) AND (cardinality(slots) = 4096) AND (array_position(slots, NULL::smallint) IS NULL) AND (0 <= ALL (slots)) AND (shard_count > ALL (slots)))),
+  CONSTRAINT shard_map_epoch_check CHECK ((epoch > 0)),
+  CONSTRAINT shard_map_pkey PRIMARY KEY (epoch),
+  CONSTRAINT shard_map_shard_count_check CHECK (((shard_count >= 1) AND (shard_count <= 4096)))
+);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.shard_map FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
 CREATE TABLE tenants (
   id uuid NOT NULL,
   name text NOT NULL,
@@ -415,6 +427,7 @@ GRANT SELECT ON TABLE entries TO zerosum_app;
 GRANT SELECT ON TABLE holds TO zerosum_app;
 GRANT SELECT ON TABLE requests TO zerosum_app;
 GRANT SELECT ON TABLE schema_migrations TO zerosum_app;
+GRANT SELECT ON TABLE shard_map TO zerosum_app;
 GRANT SELECT ON TABLE wallets TO zerosum_app;
 GRANT USAGE ON SCHEMA public TO PUBLIC;
 GRANT USAGE ON SCHEMA public TO zerosum_app;

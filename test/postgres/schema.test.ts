@@ -623,6 +623,34 @@ describe('the owner of the tables', () => {
     expect(await answerTo(owner.unsafe(statement))).toMatch(/^ZS003 (blocks|requests|entries) is append-only/)
   })
 
+  it.each(['UPDATE shard_map SET slots = slots', 'DELETE FROM shard_map', 'TRUNCATE shard_map'])(
+    'is refused: %s',
+    async (statement) => {
+      expect(await answerTo(owner.unsafe(statement))).toMatch(/^ZS003 shard_map is append-only/)
+    },
+  )
+
+  const SLOTS = 'array_fill(1::int2, ARRAY[4096])'
+  it.each([
+    ['an epoch of 0', 0, 2, SLOTS],
+    ['no shards', 1, 0, SLOTS],
+    ['a slot too few', 1, 2, 'array_fill(1::int2, ARRAY[4095])'],
+    ['a slot too many', 1, 2, 'array_fill(1::int2, ARRAY[4097])'],
+    ['a slot on a shard that there is not', 1, 1, SLOTS],
+    ['a slot below shard 0', 1, 2, `ARRAY[-1]::int2[] || (${SLOTS})[2:]`],
+    ['a slot on no shard', 1, 2, `ARRAY[NULL]::int2[] || (${SLOTS})[2:]`],
+    ['slots in rows', 1, 2, 'array_fill(1::int2, ARRAY[64, 64])'],
+    ['slots that begin elsewhere', 1, 2, 'array_fill(1::int2, ARRAY[4096], ARRAY[0])'],
+  ])('is refused a shard map with %s', async (_, epoch, count, slots) => {
+    const insert = (n: number, shards: number, text: string) =>
+      owner.begin(async (sql) => {
+        await sql.unsafe(`INSERT INTO shard_map VALUES (${n}, ${shards}, ${text}, 1)`)
+        throw new Error('rolled back')
+      })
+    expect(await answerTo(insert(epoch, count, slots))).toMatch(/^23514 shard_map_/)
+    await expect(insert(1, 2, SLOTS)).rejects.toThrow('rolled back')
+  })
+
   const kept = ['accounts', 'wallets', 'holds', 'chain_head'].flatMap((t) => [`DELETE FROM ${t}`, `TRUNCATE ${t}`])
   it.each(kept)('is refused: %s', async (statement) => {
     expect(await answerTo(owner.unsafe(statement))).toMatch(/^ZS003 (accounts|wallets|holds|chain_head) is append-only/)
@@ -717,7 +745,7 @@ describe('the role of the application', () => {
   })
 
   it.each([
-    ...['blocks', 'requests', 'entries', 'accounts', 'wallets', 'holds', 'chain_head'].flatMap((table) => [
+    ...['blocks', 'requests', 'entries', 'accounts', 'wallets', 'holds', 'chain_head', 'shard_map'].flatMap((table) => [
       `INSERT INTO ${table} SELECT * FROM ${table}`,
       `DELETE FROM ${table}`,
       `TRUNCATE ${table}`,
