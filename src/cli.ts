@@ -2,7 +2,7 @@
 import { ConfigError, readConfig } from './config.ts'
 import { demoText } from './demo.ts'
 import { shareDatabases, startNode } from './main.ts'
-import { prepareDatabase } from './shards/shard.ts'
+import { checkShards, prepareShards, ShardListError } from './shards/map.ts'
 import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
 
 import { verifyShards } from './verify.ts'
@@ -20,6 +20,9 @@ async function start(): Promise<number> {
   const config = readConfig()
   if (config.shardUrls.length === 0) console.log(`Starting the embedded PostgreSQL in ${config.dataDir} …`)
   const node = await startNode(config)
+  if (config.shardUrls.length === 0 && node.shardCount === 1) {
+    console.log(`The data in ${config.dataDir} were begun with one shard: it goes on with one.`)
+  }
   console.log(`Zerosum listens on ${node.url}; the API reference is at ${node.url}/docs\n`)
   if (node.demo) console.log(demoText(node.url, node.demo))
   const signal = await new Promise<string>((done) => {
@@ -33,6 +36,7 @@ async function start(): Promise<number> {
 async function verify(args: string[]): Promise<number> {
   const databases = await shareDatabases(readConfig())
   try {
+    await checkShards(databases.urls)
     return await verifyShards(databases.urls, { json: args.includes('--json') })
   } finally {
     await databases.close()
@@ -42,9 +46,9 @@ async function verify(args: string[]): Promise<number> {
 async function migrate(): Promise<number> {
   const databases = await shareDatabases(readConfig())
   try {
-    for (const [number, url] of databases.urls.entries()) {
-      const applied = await prepareDatabase(url, number)
-      console.log(`shard ${number}: ${applied.length > 0 ? `applied ${applied.join(', ')}` : 'up to date'}`)
+    const { applied } = await prepareShards(databases.urls)
+    for (const [number, files] of applied.entries()) {
+      console.log(`shard ${number}: ${files.length > 0 ? `applied ${files.join(', ')}` : 'up to date'}`)
     }
     return 0
   } finally {
@@ -62,6 +66,7 @@ async function createKey([tenant, ...scopes]: string[]): Promise<number> {
   const databases = await shareDatabases(readConfig())
   const directory = createDirectory(databases.urls[0] ?? '')
   try {
+    await checkShards(databases.urls)
     const key = newKey()
     const tenantId = await directory.ensureTenant(tenant)
     await directory.addKey(
@@ -97,6 +102,6 @@ async function run([command, ...args]: string[]): Promise<number> {
 try {
   process.exitCode = await run(process.argv.slice(2))
 } catch (error) {
-  console.error(error instanceof ConfigError ? error.message : error)
+  console.error(error instanceof ConfigError || error instanceof ShardListError ? error.message : error)
   process.exitCode = 1
 }

@@ -4,7 +4,7 @@ import { hostname } from 'node:os'
 export type Config = {
   readonly host: string
   readonly port: number
-  /** Connection strings of the shards; empty means an embedded PostgreSQL. */
+  /** Connection strings of the shards, by their numbers; empty means an embedded PostgreSQL. */
   readonly shardUrls: readonly string[]
   readonly dataDir: string
   /** The key of the demo tenant, if it was chosen. */
@@ -32,9 +32,6 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     for (const [i, url] of shardUrls.entries()) {
       // The URL itself is not shown: it may hold a password.
       if (!isPostgresUrl(url)) mistakes.push(`ZEROSUM_SHARDS, item ${i + 1} is not a postgres://user@host/database URL`)
-    }
-    if (shardUrls.length > 1) {
-      mistakes.push('ZEROSUM_SHARDS lists several databases: this version can move money within one only, list one')
     }
   }
   const demoKey = env['ZEROSUM_DEMO_KEY'] || undefined

@@ -1,9 +1,11 @@
 import type { Config } from './config.ts'
 import { type Demo, ensureDemo } from './demo.ts'
 import { buildApp } from './http/app.ts'
-import { attachEmbedded, DirectoryInUse, startEmbedded } from './postgres/embedded.ts'
+import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } from './postgres/embedded.ts'
+import { prepareShards } from './shards/map.ts'
 import { createRouter } from './shards/router.ts'
 import { openShard, type Shard } from './shards/shard.ts'
+import { shardCountOf } from './shards/storedMap.ts'
 import { createDirectory } from './tenants/directory.ts'
 
 /** Longer than any answer takes (`ANSWER_MS_MAX`). */
@@ -13,6 +15,7 @@ const CLOSE_MS_MAX = 12_000
 export type Node = {
   /** Where it listens, like `http://127.0.0.1:3000`. */
   url: string
+  shardCount: number
   /** The sample tenant; in embedded mode, or when a demo key was chosen. */
   demo: Demo | undefined
   /** Answers what has come in, takes nothing more, closes everything. */
@@ -22,14 +25,28 @@ export type Node = {
 /** Databases to work on, and what ends that. */
 export type Databases = { readonly urls: readonly string[]; close(): Promise<void> }
 
-const EMBEDDED_DATABASES = ['shard0']
+/** Of a new data directory; an older one keeps its own number. */
+const EMBEDDED_SHARDS = 2
 
 /** The databases a config names; the embedded server is started if it names none. @throws DirectoryInUse */
 export async function openDatabases(config: Config): Promise<Databases> {
   if (config.shardUrls.length > 0) return { urls: config.shardUrls, close: async () => {} }
   const server = await startEmbedded(config.dataDir)
-  for (const name of EMBEDDED_DATABASES) await server.createDatabase(name)
-  return { urls: EMBEDDED_DATABASES.map((name) => server.url(name)), close: () => server.stop() }
+  try {
+    await server.createDatabase('shard0')
+    const names = await embeddedDatabases(server)
+    for (const name of names) await server.createDatabase(name)
+    return { urls: names.map((name) => server.url(name)), close: () => server.stop() }
+  } catch (error) {
+    await server.stop()
+    throw error
+  }
+}
+
+/** The names of the databases that an embedded server has, or is to have. */
+async function embeddedDatabases(server: Pick<EmbeddedServer, 'url'>): Promise<string[]> {
+  const count = (await shardCountOf(server.url('shard0'))) ?? EMBEDDED_SHARDS
+  return Array.from({ length: count }, (_, number) => `shard${number}`)
 }
 
 /** The same for commands that may work beside a running node: its embedded server is used if there is one. */
@@ -39,7 +56,8 @@ export async function shareDatabases(config: Config): Promise<Databases> {
   } catch (error) {
     if (!(error instanceof DirectoryInUse)) throw error
     const server = await attachEmbedded(config.dataDir)
-    return { urls: EMBEDDED_DATABASES.map((name) => server.url(name)), close: async () => {} }
+    const names = await embeddedDatabases(server)
+    return { urls: names.map((name) => server.url(name)), close: async () => {} }
   }
 }
 
@@ -52,14 +70,15 @@ export async function startNode(config: Config): Promise<Node> {
   try {
     const databases = await openDatabases(config)
     closers.push(() => databases.close())
+    const { map } = await prepareShards(databases.urls)
     const shards: Shard[] = []
     for (const [number, url] of databases.urls.entries()) {
       const onTrouble = (error: unknown) => log('posting met trouble and goes on', error)
-      const shard = await openShard({ number, url, writer: config.writer, onTrouble })
+      const shard = openShard({ number, url, writer: config.writer, onTrouble })
       closers.push(() => shard.close())
       shards.push(shard)
     }
-    const router = createRouter(shards)
+    const router = createRouter(shards, map)
     const directory = createDirectory(databases.urls[0] ?? '')
     closers.push(() => directory.close())
 
@@ -70,7 +89,7 @@ export async function startNode(config: Config): Promise<Node> {
     const app = await buildApp({ router, directory })
     closers.push(() => closeApp(app))
     const url = await app.listen({ host: config.host, port: config.port })
-    return { url, demo, stop }
+    return { url, shardCount: shards.length, demo, stop }
   } catch (error) {
     await stop()
     throw error

@@ -1,24 +1,33 @@
 import { slotOf, slotOfId } from '../core/ids.ts'
+import { type ShardMap, shardOfSlot } from '../core/shardMap.ts'
 import type { Shard } from './shard.ts'
 
 /** Finds the shard of anything: holders by the hash of their id, the rest by the slot that its id carries. */
 export type Router = {
+  /** By number. */
   readonly shards: readonly Shard[]
   forHolder(tenantId: string, holderId: string): Shard
   /** @param id of a wallet, transfer, hold or transaction */
   forId(id: string): Shard
+  /** The number of the shard of an id. */
+  shardOf(id: string): number
 }
 
-/** With one shard, as yet, every slot is on it. */
-export function createRouter(shards: readonly Shard[]): Router {
+/**
+ * @param shards by number, from 0
+ * @throws when asked for what the map puts on a shard that is not among them, which is a bug
+ */
+export function createRouter(shards: readonly Shard[], map: ShardMap): Router {
   const forSlot = (slot: number): Shard => {
-    const shard = shards[slot % shards.length]
-    if (!shard) throw new Error('there are no shards')
+    const number = shardOfSlot(map, slot)
+    const shard = shards[number]
+    if (shard?.number !== number) throw new Error(`slot ${slot} is on shard ${number}, which is not open`)
     return shard
   }
   return {
     shards,
     forHolder: (tenantId, holderId) => forSlot(slotOf(tenantId, holderId)),
     forId: (id) => forSlot(slotOfId(id)),
+    shardOf: (id) => shardOfSlot(map, slotOfId(id)),
   }
 }

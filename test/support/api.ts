@@ -13,6 +13,7 @@ import type {
   WalletBody,
 } from '../../src/http/schemas.ts'
 import { connect } from '../../src/postgres/connect.ts'
+import { prepareShards } from '../../src/shards/map.ts'
 import { createRouter, type Router } from '../../src/shards/router.ts'
 import { openShard } from '../../src/shards/shard.ts'
 import { createDirectory, type Directory, newKey, SCOPES, type Scope } from '../../src/tenants/directory.ts'
@@ -165,8 +166,9 @@ export type ApiOptions = {
 export async function openApi({ url: given, wrapRouter = (router) => router, appUrl }: ApiOptions = {}): Promise<Api> {
   const url = given ?? (await migratedDatabase())
   const usedUrl = (await appUrl?.(url)) ?? url
-  const shard = await openShard({ number: 0, url: usedUrl, writer: 'test', onTrouble: () => {} })
-  const router = wrapRouter(createRouter([shard]))
+  const { map } = await prepareShards([usedUrl])
+  const shard = openShard({ number: 0, url: usedUrl, writer: 'test', onTrouble: () => {} })
+  const router = wrapRouter(createRouter([shard], map))
   const directory = createDirectory(usedUrl)
   const app = await buildApp({ router, directory, logLevel: 'silent' })
   const sql = connect(url, { max: 1, role: null, name: 'test' })

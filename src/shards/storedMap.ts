@@ -1,0 +1,56 @@
+import { SLOT_COUNT } from '../core/ids.ts'
+import type { ShardMap } from '../core/shardMap.ts'
+import { arrayLiteral, connect } from '../postgres/connect.ts'
+import type { Tag } from '../postgres/sql.ts'
+
+/** A map with the time at which it was made, in microseconds since 1970: the same in all shards of an installation. */
+export type StoredMap = ShardMap & { readonly createdUs: bigint }
+
+/** What a database says of its place among the shards. */
+export type Stored = {
+  /** Its number, if it was given one. */
+  readonly shard: number | undefined
+  readonly hasBlocks: boolean
+  /** The map with the highest epoch. Databases of versions before the map have none. */
+  readonly map: StoredMap | undefined
+}
+
+type MapRow = { epoch: bigint; shard_count: number; slots: number[]; created_us: bigint }
+
+/** Reads a database of any version; one without the schema is one without anything. */
+export async function readStored(sql: Tag): Promise<Stored> {
+  const [tables] = await sql<{ ledger: boolean; map: boolean }[]>`
+    SELECT to_regclass('chain_head') IS NOT NULL AS ledger, to_regclass('shard_map') IS NOT NULL AS map`
+  if (!tables?.ledger) return { shard: undefined, hasBlocks: false, map: undefined }
+  const [used] = await sql<{ shard: number | null; has_blocks: boolean }[]>`
+    SELECT (SELECT shard FROM chain_head) AS shard, EXISTS (SELECT FROM blocks) AS has_blocks`
+  const [row] = tables.map
+    ? await sql<MapRow[]>`SELECT epoch, shard_count, slots, created_us FROM shard_map ORDER BY epoch DESC LIMIT 1`
+    : []
+  return { shard: used?.shard ?? undefined, hasBlocks: used?.has_blocks ?? false, map: row && mapOf(row) }
+}
+
+function mapOf({ epoch, shard_count: shardCount, slots: shards, created_us: createdUs }: MapRow): StoredMap {
+  if (shards.length !== SLOT_COUNT) throw new Error(`a shard map with ${shards.length} slots`)
+  return { epoch: Number(epoch), shardCount, shards, createdUs }
+}
+
+/** Gives a database its number and its map, as the owner; what it has already stays. */
+export async function writeStored(sql: Tag, shard: number, { epoch, shardCount, shards, createdUs }: StoredMap) {
+  await sql`UPDATE chain_head SET shard = ${shard} WHERE shard IS NULL`
+  await sql`
+    INSERT INTO shard_map (epoch, shard_count, slots, created_us)
+    VALUES (${epoch}, ${shardCount}, ${arrayLiteral(shards)}, ${createdUs}) ON CONFLICT (epoch) DO NOTHING`
+}
+
+/** How many shards the installation has of which this database is shard 0; `undefined` if nothing says so yet. */
+export async function shardCountOf(url: string): Promise<number | undefined> {
+  const sql = connect(url, { max: 1, role: null, name: 'zerosum shard map' })
+  try {
+    const { map, hasBlocks } = await readStored(sql)
+    // Blocks without a map are of a version that had one shard.
+    return map?.shardCount ?? (hasBlocks ? 1 : undefined)
+  } finally {
+    await sql.end()
+  }
+}
