@@ -53,9 +53,14 @@ type Command = (tool: 'initdb' | 'pg_ctl', args: string[]) => Promise<void>
 /**
  * Starts the server that lives under `dataDir`; creates it the first time, recovers it after a crash.
  * @param binDir where `initdb`, `pg_ctl` and `postgres` are; by default those of the npm packages
+ * @param settings of PostgreSQL, over those it has here (SETTINGS), until it is stopped; values without quotes
  * @throws if another live process uses the directory, or the server does not come up (the message says where its log is)
  */
-export async function startEmbedded(dataDir: string, binDir = packagedBinaries()): Promise<EmbeddedServer> {
+export async function startEmbedded(
+  dataDir: string,
+  binDir = packagedBinaries(),
+  settings: Readonly<Record<string, string>> = {},
+): Promise<EmbeddedServer> {
   const root = resolve(dataDir)
   await mkdir(root, { recursive: true })
   const releaseDirectory = await claimDirectory(root)
@@ -70,9 +75,10 @@ export async function startEmbedded(dataDir: string, binDir = packagedBinaries()
     // A server that outlived the program which started it: its clients are gone, so it is stopped and started anew.
     await command('pg_ctl', ['stop', '-D', cluster, '-m', 'fast', '-w', '-t', `${START_SECONDS_MAX}`]).catch(() => {})
     const port = await freePort()
-    const settings = Object.entries({ ...SETTINGS, port: `${port}` }).map(([name, value]) => `-c ${name}='${value}'`)
+    const given = { ...SETTINGS, ...settings, port: `${port}` }
+    const flags = Object.entries(given).map(([name, value]) => `-c ${name}='${value}'`)
     await command('pg_ctl', [
-      ...['start', '-D', cluster, '-l', log, '-w', '-t', `${START_SECONDS_MAX}`, '-o', settings.join(' ')],
+      ...['start', '-D', cluster, '-l', log, '-w', '-t', `${START_SECONDS_MAX}`, '-o', flags.join(' ')],
     ]).catch(async (error: Error) => {
       const lines = (await readFile(log, 'utf8').catch(() => '')).trim().split('\n').slice(-5).join('\n')
       throw new Error(`the embedded PostgreSQL did not start (${error.message}); the end of ${log}:\n${lines}`)

@@ -122,6 +122,17 @@ describe('an embedded server', () => {
     await server.stop()
   })
 
+  it('runs with the settings it is given, and with its own otherwise', async () => {
+    const server = await startEmbedded(await freshDirectory(), undefined, { max_prepared_transactions: '7' })
+    const shown = await withSql(
+      urlOf(server),
+      (sql) =>
+        sql`SELECT current_setting('max_prepared_transactions') AS given, current_setting('wal_compression') AS own`,
+    )
+    expect(shown[0]).toMatchObject({ given: '7', own: 'pglz' })
+    await server.stop()
+  })
+
   it('migrates the shards of a new server at once', async () => {
     const server = await startEmbedded(await freshDirectory())
     const names = ['shard0', 'shard1', 'shard2', 'shard3']
