@@ -2,7 +2,7 @@
 
 CREATE ROLE zerosum_app NOLOGIN;
 
-CREATE TYPE account_kind AS ENUM ('wallet', 'cash', 'fees', 'suspense');
+CREATE TYPE account_kind AS ENUM ('wallet', 'cash', 'fees', 'suspense', 'transit');
 CREATE TYPE account_status AS ENUM ('active', 'frozen', 'closed');
 CREATE TYPE layer AS ENUM ('posted', 'pending');
 
@@ -22,15 +22,19 @@ CREATE TABLE accounts (
   credits_posted bigint NOT NULL DEFAULT 0,
   debits_pending bigint NOT NULL DEFAULT 0,
   credits_pending bigint NOT NULL DEFAULT 0,
+  peer integer,
   CONSTRAINT accounts_counters CHECK ((LEAST(sequence, debits_posted, credits_posted, debits_pending, credits_pending) >= 0)),
   CONSTRAINT accounts_floor CHECK ((((credits_posted - debits_posted) - debits_pending) >= (- overdraft_limit))),
   CONSTRAINT accounts_limits CHECK ((LEAST(overdraft_limit, (transfer_max - 1), (balance_max - 1)) >= 0)),
   CONSTRAINT accounts_only_system_accounts_lack_a_floor CHECK (((kind = 'wallet'::account_kind) = (overdraft_limit IS NOT NULL))),
+  CONSTRAINT accounts_only_transit_has_a_peer CHECK ((((kind)::text = 'transit'::text) = (peer IS NOT NULL))),
+  CONSTRAINT accounts_peer_check CHECK ((peer >= 0)),
   CONSTRAINT accounts_pkey PRIMARY KEY (id)
 ) WITH (fillfactor=70);
+CREATE INDEX accounts_of_the_system ON public.accounts USING btree (tenant_id, currency) WHERE (kind <> 'wallet'::account_kind);
 CREATE TRIGGER check_opened AFTER INSERT ON public.accounts REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_opened();
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-CREATE TRIGGER no_direct_update BEFORE UPDATE OF id, tenant_id, kind, currency, sequence, debits_posted, credits_posted, debits_pending, credits_pending ON public.accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
+CREATE TRIGGER no_direct_update BEFORE UPDATE OF id, tenant_id, kind, currency, peer, sequence, debits_posted, credits_posted, debits_pending, credits_pending ON public.accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
 
 CREATE TABLE api_keys (
   hash bytea NOT NULL,
@@ -114,7 +118,7 @@ CREATE TABLE holds (
   CONSTRAINT holds_amount_check CHECK ((amount > 0)),
   CONSTRAINT holds_check CHECK (((captured >= 0) AND (captured <= amount))),
   CONSTRAINT holds_pkey PRIMARY KEY (id),
-  CONSTRAINT holds_status_check CHECK ((status = ANY (ARRAY['held'::text, 'captured'::text, 'released'::text, 'expired'::text])))
+  CONSTRAINT holds_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'refused'::text, 'held'::text, 'capturing'::text, 'captured'::text, 'released'::text, 'expired'::text])))
 );
 CREATE INDEX holds_to_expire ON public.holds USING btree (expires_at_us) WHERE (status = 'held'::text);
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.holds FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
@@ -143,6 +147,12 @@ CREATE INDEX requests_target ON public.requests USING btree (target) WHERE (targ
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER check_requests AFTER INSERT ON public.requests REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_requests();
 
+CREATE TABLE sagas_in_flight (
+  id uuid NOT NULL,
+  CONSTRAINT sagas_in_flight_pkey PRIMARY KEY (id)
+);
+CREATE TRIGGER begun_or_ended BEFORE UPDATE OR TRUNCATE ON public.sagas_in_flight FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
 CREATE TABLE schema_migrations (
   name text NOT NULL,
   applied_at timestamp with time zone NOT NULL DEFAULT now(),
@@ -168,6 +178,14 @@ CREATE TABLE tenants (
   CONSTRAINT tenants_name_check CHECK ((name <> ''::text)),
   CONSTRAINT tenants_name_key UNIQUE (name),
   CONSTRAINT tenants_pkey PRIMARY KEY (id)
+);
+
+CREATE TABLE verifications (
+  finished_us bigint NOT NULL,
+  took_ms integer NOT NULL,
+  report json NOT NULL,
+  CONSTRAINT verifications_pkey PRIMARY KEY (finished_us),
+  CONSTRAINT verifications_took_ms_check CHECK ((took_ms >= 0))
 );
 
 CREATE TABLE wallets (
@@ -197,12 +215,14 @@ BEGIN
   RETURN NEW;
 END $function$;
 
-CREATE OR REPLACE FUNCTION public.append_block(p_number bigint, p_previous_hash bytea, p_root bytea, p_hash bytea, p_time_us bigint, p_writer text, r_id uuid[], r_tenant uuid[], r_scope uuid[], r_key text[], r_kind text[], r_target uuid[], r_payload text[], r_refusal text[], r_result text[], r_leaves bytea, e_item integer[], e_line integer[], e_account uuid[], e_sequence bigint[], e_currency text[], e_layer layer[], e_amount bigint[], e_posted bigint[], e_pending_out bigint[], e_pending_in bigint[], p_changes json)
+CREATE OR REPLACE FUNCTION public.append_block(p_number bigint, p_previous_hash bytea, p_root bytea, p_hash bytea, p_time_us bigint, p_writer text, r_id uuid[], r_tenant uuid[], r_scope uuid[], r_key text[], r_kind text[], r_target uuid[], r_payload text[], r_refusal text[], r_result text[], r_leaves bytea, e_item integer[], e_line integer[], e_account uuid[], e_sequence bigint[], e_currency text[], e_layer layer[], e_amount bigint[], e_posted bigint[], e_pending_out bigint[], e_pending_in bigint[], s_begun uuid[], s_ended uuid[], p_changes json)
  RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
+DECLARE
+  ended_count int;
 BEGIN
   INSERT INTO blocks (number, previous_hash, root, hash, time_us, writer, request_count, entry_count)
   VALUES (p_number, p_previous_hash, p_root, p_hash, p_time_us, p_writer, cardinality(r_id), cardinality(e_item));
@@ -215,11 +235,11 @@ BEGIN
   ORDER BY r.scope;
 
   IF p_changes IS NOT NULL THEN
-    INSERT INTO accounts (id, tenant_id, kind, currency, overdraft_limit, transfer_max, balance_max)
-    SELECT id, tenant_id, kind, currency, overdraft_limit, transfer_max, balance_max
+    INSERT INTO accounts (id, tenant_id, kind, currency, peer, overdraft_limit, transfer_max, balance_max)
+    SELECT id, tenant_id, kind, currency, peer, overdraft_limit, transfer_max, balance_max
     FROM json_to_recordset(p_changes->'accountsOpened') AS a
-      (id uuid, tenant_id uuid, kind account_kind, currency text, overdraft_limit int8, transfer_max int8,
-       balance_max int8);
+      (id uuid, tenant_id uuid, kind account_kind, currency text, peer int, overdraft_limit int8,
+       transfer_max int8, balance_max int8);
 
     UPDATE accounts a SET status = c.status, transfer_max = c.transfer_max, balance_max = c.balance_max
     FROM json_to_recordset(p_changes->'accountsChanged') AS c
@@ -241,6 +261,17 @@ BEGIN
       (id uuid, tenant_id uuid, from_account uuid, to_account uuid, amount int8, currency text, expires_at_us int8,
        status text, captured int8)
     ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, captured = EXCLUDED.captured;
+  END IF;
+
+  IF cardinality(s_begun) > 0 THEN
+    INSERT INTO sagas_in_flight (id) SELECT unnest(s_begun);
+  END IF;
+  IF cardinality(s_ended) > 0 THEN
+    DELETE FROM sagas_in_flight WHERE id = ANY (s_ended);
+    GET DIAGNOSTICS ended_count = ROW_COUNT;
+    IF ended_count <> cardinality(s_ended) THEN
+      RAISE EXCEPTION 'block % ends sagas that are not in flight', p_number USING ERRCODE = 'ZS002';
+    END IF;
   END IF;
 
   IF cardinality(e_item) > 0 THEN
@@ -416,6 +447,7 @@ BEGIN
   RETURN NULL;
 END $function$;
 
+GRANT DELETE, INSERT, SELECT ON TABLE verifications TO zerosum_app;
 GRANT EXECUTE ON FUNCTION append_block TO zerosum_app;
 GRANT EXECUTE ON FUNCTION lock_head TO zerosum_app;
 GRANT INSERT, SELECT ON TABLE tenants TO zerosum_app;
@@ -426,6 +458,7 @@ GRANT SELECT ON TABLE chain_head TO zerosum_app;
 GRANT SELECT ON TABLE entries TO zerosum_app;
 GRANT SELECT ON TABLE holds TO zerosum_app;
 GRANT SELECT ON TABLE requests TO zerosum_app;
+GRANT SELECT ON TABLE sagas_in_flight TO zerosum_app;
 GRANT SELECT ON TABLE schema_migrations TO zerosum_app;
 GRANT SELECT ON TABLE shard_map TO zerosum_app;
 GRANT SELECT ON TABLE wallets TO zerosum_app;

@@ -3,12 +3,14 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { formatId, slotOf } from './core/ids.ts'
 import { requestOf } from './core/request.ts'
+import type { Sagas } from './saga/sagas.ts'
 import { newId } from './shards/newId.ts'
-import type { Router } from './shards/router.ts'
 import { type Directory, newKey, SCOPES } from './tenants/directory.ts'
 
 /** What a newcomer needs for a first transfer. */
 export type Demo = { key: string; wallets: { id: string; holderId: string; currency: string }[] }
+
+const WAIT_MS_MAX = 10_000
 
 const SAMPLES = [
   { holderId: 'alice', currency: 'USD', name: "Alice's dollars", amount: 1_000_00n },
@@ -22,7 +24,7 @@ const SAMPLES = [
  * @param chosenKey the key to use; otherwise one is made and kept in the data directory
  */
 export async function ensureDemo(
-  { directory, router }: { directory: Directory; router: Router },
+  { directory, sagas }: { directory: Directory; sagas: Sagas },
   { chosenKey, dataDir }: { chosenKey: string | undefined; dataDir: string },
 ): Promise<Demo> {
   const tenantId = await directory.ensureTenant('demo')
@@ -30,15 +32,15 @@ export async function ensureDemo(
   await directory.addKey(tenantId, key, SCOPES)
   const wallets = await Promise.all(
     SAMPLES.map(async ({ holderId, currency, name, amount }) => {
-      const { batcher } = router.forHolder(tenantId, holderId)
       const slot = slotOf(tenantId, holderId)
-      const { record } = await batcher.submit(
+      const { record } = await sagas.submit(
         requestOf(newId(slot), tenantId, 'demo-open', {
           ...{ kind: 'wallet-open', holderId, currency, overdraftLimit: 0n, limits: {}, name },
         }),
+        WAIT_MS_MAX,
       )
       const walletId = record.id
-      await batcher.submit(
+      await sagas.submit(
         requestOf(newId(slot), tenantId, 'demo-funds', {
           kind: 'top-up',
           walletId,
@@ -46,6 +48,7 @@ export async function ensureDemo(
           currency,
           reference: 'demo',
         }),
+        WAIT_MS_MAX,
       )
       return { id: formatId('wal', walletId), holderId, currency }
     }),

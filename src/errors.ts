@@ -52,6 +52,11 @@ const REFUSED: Record<Refusal, Problem> = {
   limit_exceeded: { status: 422, title: 'A limit of a wallet is exceeded', advice: 'Move less, or raise the limit.' },
   insufficient_funds: { status: 422, title: 'The wallet cannot pay that much', advice: 'Top up, or move less.' },
   balance_overflow: { status: 422, title: 'A balance would pass 2^63 - 1', advice: 'Use another wallet.' },
+  shard_unavailable: {
+    status: 422,
+    title: 'The shard of another wallet could not be reached',
+    advice: 'Nothing moved. Ask again with a new key when the system has recovered.',
+  },
 }
 
 /** Every code that an answer can carry. docs/errors.md lists the same, and a test compares. */

@@ -1,7 +1,12 @@
+import { startAudits } from './audit/background.ts'
 import type { Config } from './config.ts'
+import { slotOfId } from './core/ids.ts'
+import { shardOfSlot } from './core/shardMap.ts'
 import { type Demo, ensureDemo } from './demo.ts'
 import { buildApp } from './http/app.ts'
 import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } from './postgres/embedded.ts'
+import { startHoldExpiry } from './saga/holdExpiry.ts'
+import { createSagas } from './saga/sagas.ts'
 import { prepareShards } from './shards/map.ts'
 import { createRouter } from './shards/router.ts'
 import { openShard, type Shard } from './shards/shard.ts'
@@ -72,21 +77,29 @@ export async function startNode(config: Config): Promise<Node> {
     closers.push(() => databases.close())
     const { map } = await prepareShards(databases.urls)
     const shards: Shard[] = []
+    const shardOf = (id: string) => shardOfSlot(map, slotOfId(id))
     for (const [number, url] of databases.urls.entries()) {
       const onTrouble = (error: unknown) => log('posting met trouble and goes on', error)
-      const shard = openShard({ number, url, writer: config.writer, onTrouble })
+      const shard = openShard({ number, url, shardOf, writer: config.writer, onTrouble })
       closers.push(() => shard.close())
       shards.push(shard)
     }
     const router = createRouter(shards, map)
+    const onTrouble = (error: unknown) => log('a saga met trouble and goes on', error)
+    const sagas = createSagas({ router, onTrouble })
+    closers.push(() => sagas.close())
+    closers.push(startHoldExpiry({ router, sagas }, (error) => log('holds could not be expired and will be', error)))
     const directory = createDirectory(databases.urls[0] ?? '')
     closers.push(() => directory.close())
 
     const wantsDemo = config.shardUrls.length === 0 || config.demoKey !== undefined
     const { dataDir, demoKey: chosenKey } = config
-    const demo = wantsDemo ? await ensureDemo({ directory, router }, { chosenKey, dataDir }) : undefined
+    const demo = wantsDemo ? await ensureDemo({ directory, sagas }, { chosenKey, dataDir }) : undefined
 
-    const app = await buildApp({ router, directory })
+    const audits = startAudits({ urls: databases.urls, onTrouble: (error) => log('an audit failed', error) })
+    closers.push(() => audits.close())
+
+    const app = await buildApp({ router, sagas, directory, audits })
     closers.push(() => closeApp(app))
     const url = await app.listen({ host: config.host, port: config.port })
     return { url, shardCount: shards.length, demo, stop }

@@ -1,31 +1,25 @@
-import { type ShardReport, verifyShard } from './ledger/auditor.ts'
-import { connect } from './postgres/connect.ts'
+import type { TransitReport } from './audit/transit.ts'
+import { verifyAll } from './audit/verification.ts'
+import { formatId } from './core/ids.ts'
+import type { ShardReport } from './ledger/auditor.ts'
 
 /**
- * Verifies every shard and prints what was found, with progress on stderr.
+ * Verifies every shard, and what is between them, and prints what was found, with progress on stderr.
  * @returns the exit code: 0 if all books agree, 1 if some don't
  */
 export async function verifyShards(urls: readonly string[], { json }: { json: boolean }): Promise<number> {
-  const reports: ShardReport[] = []
-  for (const [shard, url] of urls.entries()) {
-    const sql = connect(url, { max: 1, name: 'zerosum verify' })
-    try {
-      reports.push(await verifyShard(sql, shard, progressOf(shard)))
-    } finally {
-      await sql.end({ timeout: 5 })
-    }
+  const verification = await verifyAll(urls, process.stderr.isTTY ? { onProgress } : {})
+  if (json) console.log(JSON.stringify(verification, null, 2))
+  else {
+    for (const report of verification.shards) console.log(textOf(report))
+    if (urls.length > 1) console.log(transitText(verification.transit))
   }
-  if (json) console.log(JSON.stringify(reports, null, 2))
-  else for (const report of reports) console.log(textOf(report))
-  return reports.every(({ balanced }) => balanced) ? 0 : 1
+  return verification.balanced ? 0 : 1
 }
 
-function progressOf(shard: number): (done: number, total: number) => void {
-  if (!process.stderr.isTTY) return () => {}
-  return (done, total) => {
-    const percent = total === 0 ? 100 : Math.floor((done / total) * 100)
-    process.stderr.write(`\rshard ${shard}: block ${done} of ${total} (${percent}%)${done === total ? '\n' : ''}`)
-  }
+function onProgress(shard: number, done: number, total: number): void {
+  const percent = total === 0 ? 100 : Math.floor((done / total) * 100)
+  process.stderr.write(`\rshard ${shard}: block ${done} of ${total} (${percent}%)${done === total ? '\n' : ''}`)
 }
 
 function textOf({ shard, blocks, requests, entries, accounts, head, discrepancy }: ShardReport): string {
@@ -38,5 +32,14 @@ function textOf({ shard, blocks, requests, entries, accounts, head, discrepancy 
     `  transaction  ${transaction ?? 'unknown'}`,
     `  account      ${account ?? 'unknown'}`,
     `  problem      ${problem}`,
+  ].join('\n')
+}
+
+function transitText({ sagas, inFlight, discrepancy }: TransitReport): string {
+  if (!discrepancy) return `between shards: the books agree: ${sagas} sagas, ${inFlight} of them in flight`
+  return [
+    'between shards: THE BOOKS DO NOT AGREE:',
+    `  transfer     ${formatId('trf', discrepancy.saga)}`,
+    `  problem      ${discrepancy.problem}`,
   ].join('\n')
 }

@@ -1,7 +1,7 @@
 import { digestUuid } from './ids.ts'
 
-/** What a system account is for: money at the bank, fees earned, money nobody has claimed. */
-export type SystemAccount = 'cash' | 'fees' | 'suspense'
+/** What a system account is for: money at the bank, fees earned, money nobody has claimed, money between shards. */
+export type SystemAccount = 'cash' | 'fees' | 'suspense' | 'transit'
 
 export type AccountStatus = 'active' | 'frozen' | 'closed'
 
@@ -22,6 +22,8 @@ export type Account = {
   readonly tenantId: string
   readonly kind: 'wallet' | SystemAccount
   readonly currency: string
+  /** Of a transit account, the shard at its other end. */
+  readonly peer?: number
   status: AccountStatus
   /** How far below zero `available` may go, >= 0; `null` on system accounts, which have no floor. */
   readonly overdraftLimit: bigint | null
@@ -36,7 +38,7 @@ export type Account = {
 
 /** An account as it is opened: active, empty. */
 export function openedAccount(
-  fields: Pick<Account, 'id' | 'tenantId' | 'kind' | 'currency' | 'overdraftLimit' | 'limits'>,
+  fields: Pick<Account, 'id' | 'tenantId' | 'kind' | 'currency' | 'peer' | 'overdraftLimit' | 'limits'>,
 ): Account {
   return {
     ...fields,
@@ -49,12 +51,29 @@ export function openedAccount(
   }
 }
 
-/** Where a system account lives: each tenant has one of each kind per currency and shard. */
-export type SystemAccountPlace = { tenantId: string; shard: number; kind: SystemAccount; currency: string }
+/** Where a system account lives: each tenant has one of each kind per currency and shard, of `transit` one for each peer. */
+export type SystemAccountPlace = {
+  tenantId: string
+  shard: number
+  kind: SystemAccount
+  currency: string
+  /** The shard at the other end of a transit account. */
+  peer?: number
+}
+
+/** Asked for with every movement, and few. */
+const digests = new Map<string, string>()
+const DIGESTS_MAX = 10_000
 
 /** The id of a system account follows from what it is, so that finding it needs no look-up and two writers agree. */
-export function systemAccountId({ tenantId, shard, kind, currency }: SystemAccountPlace): string {
-  return digestUuid(`system-account ${tenantId} ${shard} ${kind} ${currency}`)
+export function systemAccountId({ tenantId, shard, kind, currency, peer }: SystemAccountPlace): string {
+  const name = `system-account ${tenantId} ${shard} ${peer === undefined ? kind : `${kind}:${peer}`} ${currency}`
+  const known = digests.get(name)
+  if (known !== undefined) return known
+  if (digests.size === DIGESTS_MAX) digests.clear()
+  const id = digestUuid(name)
+  digests.set(name, id)
+  return id
 }
 
 /** Money that is there: credits - debits. */

@@ -2,6 +2,7 @@ import { type Account, systemAccountId } from './account.ts'
 import { type BlockHeader, type ChainHead, canonicalItem, headerHash, type Item } from './block.ts'
 import { leafHash, merkleRoot } from './merkle.ts'
 import type { Payload } from './request.ts'
+import { begunSaga, linesOf, type Saga, type Step, sagaOf } from './saga.ts'
 import { OUTSIDE, recordedMovements } from './transfer.ts'
 import type { Entry, Layer } from './workspace.ts'
 
@@ -286,6 +287,8 @@ function imbalances(lines: readonly StoredLine[]): string[] {
 /** The entries that an accepted request makes; `undefined` if what is stored of it can't be understood. */
 function dueLines({ kind, tenantId, result }: StoredItem, payload: Payload, shard: number): DueLine[] | undefined {
   try {
+    const saga = begunSaga(tenantId, result)
+    if (saga) return sagaLines(saga, 'begin', shard)
     switch (kind) {
       case 'transfer':
       case 'top-up':
@@ -312,7 +315,13 @@ function dueLines({ kind, tenantId, result }: StoredItem, payload: Payload, shar
       }
       case 'wallet-open':
       case 'wallet-update':
+      case 'saga-cancel':
         return []
+      case 'saga-reserve':
+      case 'saga-commit':
+      case 'saga-finalize':
+      case 'saga-release':
+        return payload.saga && sagaLines(sagaOf(tenantId, payload.saga), stepOf(kind), shard)
       default:
         kind satisfies never
         return undefined
@@ -320,6 +329,29 @@ function dueLines({ kind, tenantId, result }: StoredItem, payload: Payload, shar
   } catch {
     return undefined
   }
+}
+
+function stepOf(kind: `saga-${Step}`): Step {
+  return kind.slice('saga-'.length) as Step
+}
+
+/** The entries of a step of a saga on this shard: what lives elsewhere is behind a transit account. */
+function sagaLines(saga: Saga, step: Step | 'begin', shard: number): DueLine[] {
+  const { tenantId } = saga
+  return linesOf(saga, step, shard).flatMap(({ line, leg, amount }) => {
+    const { currency } = leg
+    const end = (wallet: string, home: number) =>
+      home === shard ? wallet : systemAccountId({ tenantId, shard, kind: 'transit', currency, peer: home })
+    const isEnding = line === 'unreserve'
+    return pair(
+      end(leg.from, leg.fromShard),
+      end(leg.to, leg.toShard),
+      isEnding ? -amount : amount,
+      currency,
+      line === 'post' ? 'posted' : 'pending',
+      isEnding,
+    )
+  })
 }
 
 function pair(from: string, to: string, amount: bigint, currency: string, layer: Layer, ends = false): DueLine[] {

@@ -1,9 +1,10 @@
-import { type Account, available, openedAccount, posted, type SystemAccountPlace } from './account.ts'
-import { captureRefusal, endedRefusal, type Hold } from './hold.ts'
-import { AMOUNT_MAX } from './money.ts'
-import { type Refusal, winning } from './refusal.ts'
-import type { Operation, Request, RequestRecord } from './request.ts'
-import { type Movement, movementsOf, OUTSIDE, type ReversalResult, reversalMovements, totalOf } from './transfer.ts'
+import { openedAccount, posted } from './account.ts'
+import { capture, letGo, placeHold } from './holding.ts'
+import { moveAll, type PostingContext, type Verdict, walletOf } from './move.ts'
+import type { Refusal } from './refusal.ts'
+import { type Operation, type Request, type RequestRecord, walletsOf } from './request.ts'
+import { takeStep } from './sagaStep.ts'
+import { movementsOf, type ReversalResult, reversalMovements, totalOf } from './transfer.ts'
 import { type Entry, recordName, type State, Workspace } from './workspace.ts'
 
 /**
@@ -11,6 +12,12 @@ import { type Entry, recordName, type State, Workspace } from './workspace.ts'
  * came before under this key, and nothing was done.
  */
 export type Outcome = { readonly status: 'decided' | 'replayed' | 'key_reused'; readonly record: RequestRecord }
+
+/**
+ * Nothing was done, and the same may be asked again. `busy`: when the saga that it depends on is over. `ask_peers`: when the shards of
+ * the other wallets have said what they know of them, for it is to be refused, and theirs may be the reason that comes first.
+ */
+export type Undecided = 'busy' | 'ask_peers'
 
 /** A request that this batch decided, and the entries of its one transaction; none if it was refused or moved nothing. */
 export type Decision = {
@@ -21,17 +28,13 @@ export type Decision = {
 
 /** What posting a batch comes to: an outcome for each request, and what the block must hold. */
 export type Posting = {
-  readonly outcomes: readonly Outcome[]
+  readonly outcomes: readonly (Outcome | Undecided)[]
   readonly decisions: readonly Decision[]
   /** The state after: every account, hold, transfer and record that the batch touched or made. */
-  readonly changes: Pick<Workspace, 'accounts' | 'opened' | 'settingsChanged' | 'holds' | 'transfers' | 'records'>
-}
-
-/** What a batch is posted under. */
-export type PostingContext = {
-  /** The time of the block, microseconds since 1970; later than the block before. */
-  readonly nowUs: number
-  readonly shard: number
+  readonly changes: Pick<
+    Workspace,
+    'accounts' | 'opened' | 'settingsChanged' | 'holds' | 'transfers' | 'records' | 'sagasBegun' | 'sagasEnded'
+  >
 }
 
 /**
@@ -41,7 +44,7 @@ export type PostingContext = {
 export function post(state: State, requests: readonly Request[], context: PostingContext): Posting {
   const work = new Workspace(state)
   const decisions: Decision[] = []
-  const outcomes = requests.map((request): Outcome => {
+  const outcomes = requests.map((request): Outcome | Undecided => {
     const { id, tenantId, scope, key, payload } = request
     const { kind } = request.operation
     const earlier = work.record(tenantId, scope, key)
@@ -50,7 +53,15 @@ export function post(state: State, requests: readonly Request[], context: Postin
       return { status: isSame ? 'replayed' : 'key_reused', record: earlier }
     }
     const verdict = decide(work, request, request.operation, context)
+    if (verdict === 'busy') {
+      work.rollback()
+      return 'busy'
+    }
     const isRefused = 'refusal' in verdict
+    if (isRefused && mayBeOutranked(verdict.refusal, request, context)) {
+      work.rollback()
+      return 'ask_peers'
+    }
     if (isRefused) work.rollback()
     const record: RequestRecord = {
       id,
@@ -68,21 +79,18 @@ export function post(state: State, requests: readonly Request[], context: Postin
   return { outcomes, decisions, changes: work }
 }
 
-/** Accepted or refused, and what is to be recorded beside. */
-type Verdict = { refusal: Refusal; result?: object } | { result?: object }
+/** Whether a wallet elsewhere, if its shard were asked, could be a reason that comes before this one. */
+function mayBeOutranked(refusal: Refusal, { operation, peers }: Request, { shard, shardOf }: PostingContext): boolean {
+  if (peers !== undefined || refusal === 'same_wallet' || refusal === 'currency_mismatch') return false
+  return walletsOf(operation).some((id) => shardOf(id) !== shard)
+}
 
 function decide(work: Workspace, request: Request, operation: Operation, context: PostingContext): Verdict {
   switch (operation.kind) {
     case 'transfer':
     case 'top-up':
-    case 'withdrawal': {
-      const movements = movementsOf(operation)
-      const verdict = moveAll(work, request, movements, context)
-      if (!('refusal' in verdict)) {
-        work.transfers.set(request.id, { id: request.id, tenantId: request.tenantId, movements, reversed: 0n })
-      }
-      return verdict
-    }
+    case 'withdrawal':
+      return transfer(work, request, operation, context)
     case 'reversal':
       return reverse(work, request, operation, context)
     case 'hold':
@@ -96,77 +104,30 @@ function decide(work: Workspace, request: Request, operation: Operation, context
       return openWallet(work, request, operation)
     case 'wallet-update':
       return updateWallet(work, request, operation)
+    case 'saga-reserve':
+    case 'saga-commit':
+    case 'saga-cancel':
+    case 'saga-finalize':
+    case 'saga-release':
+      return takeStep(work, operation, context)
     default:
       return operation satisfies never
   }
 }
 
-/** Moves money on the posted layer, leg after leg, all or nothing. */
-function moveAll(
+function transfer(
   work: Workspace,
-  { tenantId }: Request,
-  movements: readonly Movement[],
-  { shard }: PostingContext,
+  request: Request,
+  operation: Extract<Operation, { kind: 'transfer' | 'top-up' | 'withdrawal' }>,
+  context: PostingContext,
 ): Verdict {
-  let refusal: Refusal | undefined
-  let refusedLeg = 0
-  movements.forEach((movement, leg) => {
-    const won = winning(refusal, standingRefusal(work, tenantId, movement))
-    if (won !== refusal) refusedLeg = leg
-    refusal = won
-  })
-  if (refusal) return refused(refusal, movements.length, refusedLeg)
-
-  for (const [leg, movement] of movements.entries()) {
-    const { amount, currency } = movement
-    const outside: SystemAccountPlace = { tenantId, shard, kind: OUTSIDE, currency }
-    const from = movement.from === null ? work.systemAccount(outside) : work.account(movement.from)
-    const to = movement.to === null ? work.systemAccount(outside) : work.account(movement.to)
-    if (!from || !to) throw new Error('a movement without both of its accounts passed the checks')
-    const balanceRefusal = balanceRefusalOf(from, to, amount, 'posted')
-    if (balanceRefusal) return refused(balanceRefusal, movements.length, leg)
-    work.move(from, -amount, 'posted')
-    work.move(to, amount, 'posted')
-  }
-  return {}
-}
-
-function refused(refusal: Refusal, legCount: number, leg: number): Verdict {
-  return legCount > 1 ? { refusal, result: { leg } } : { refusal }
-}
-
-/** What stands against a movement whatever the balances are. */
-function standingRefusal(work: Workspace, tenantId: string, { from, to, currency }: Movement): Refusal | undefined {
-  if (from === to) return 'same_wallet'
-  const payer = from === null ? undefined : walletOf(work, tenantId, from)
-  const payee = to === null ? undefined : walletOf(work, tenantId, to)
-  if ((payer && payer.currency !== currency) || (payee && payee.currency !== currency)) return 'currency_mismatch'
-  if (from !== null && !payer) return 'from_not_found'
-  if (to !== null && !payee) return 'to_not_found'
-  return statusRefusal(payer, payee)
-}
-
-function statusRefusal(payer: Account | undefined, payee: Account | undefined): Refusal | undefined {
-  if (payer?.status === 'closed' || payee?.status === 'closed') return 'wallet_closed'
-  if (payer?.status === 'frozen' || payee?.status === 'frozen') return 'wallet_frozen'
-  return undefined
-}
-
-/** What the balances say against moving, or reserving, an amount. */
-function balanceRefusalOf(
-  from: Account,
-  to: Account,
-  amount: bigint,
-  layer: 'posted' | 'pending',
-): Refusal | undefined {
-  const { transferMax } = from.limits
-  const { balanceMax } = to.limits
-  if (transferMax !== undefined && amount > transferMax) return 'limit_exceeded'
-  if (balanceMax !== undefined && posted(to) + to.creditsPending + amount > balanceMax) return 'limit_exceeded'
-  if (from.overdraftLimit !== null && available(from) - amount < -from.overdraftLimit) return 'insufficient_funds'
-  const debits = layer === 'posted' ? from.debitsPosted : from.debitsPending
-  const credits = layer === 'posted' ? to.creditsPosted : to.creditsPending
-  return debits + amount > AMOUNT_MAX || credits + amount > AMOUNT_MAX ? 'balance_overflow' : undefined
+  const { id, tenantId } = request
+  const movements = movementsOf(operation)
+  const memo = operation.kind === 'transfer' ? operation.remarks.memo : undefined
+  const verdict = moveAll(work, request, movements, context, memo === undefined ? {} : { memo })
+  if (verdict === 'busy' || 'refusal' in verdict) return verdict
+  work.transfers.set(id, { id, tenantId, movements, status: verdict.result ? 'pending' : 'completed', reversed: 0n })
+  return verdict
 }
 
 function reverse(
@@ -176,81 +137,17 @@ function reverse(
   context: PostingContext,
 ): Verdict {
   const transfer = work.transfer(operation.transferId)
-  if (!transfer || transfer.tenantId !== request.tenantId) return { refusal: 'transfer_not_found' }
+  if (!transfer || transfer.tenantId !== request.tenantId || transfer.status === 'compensated') {
+    return { refusal: 'transfer_not_found' }
+  }
+  if (transfer.status === 'pending') return 'busy'
   const movements = reversalMovements(transfer, operation.amount)
   if (typeof movements === 'string') return { refusal: movements }
-  const verdict = moveAll(work, request, movements, context)
-  if ('refusal' in verdict) return verdict
+  const verdict = moveAll(work, request, movements, context, { reverses: transfer.id })
+  if (verdict === 'busy' || 'refusal' in verdict) return verdict
   work.transfers.set(transfer.id, { ...transfer, reversed: transfer.reversed + totalOf(movements) })
   const result: ReversalResult = { movements: movements.map((m) => ({ ...m, amount: `${m.amount}` })) }
-  return { result }
-}
-
-function placeHold(
-  work: Workspace,
-  { id, tenantId }: Request,
-  { leg, expiresInSeconds }: Extract<Operation, { kind: 'hold' }>,
-  { nowUs }: PostingContext,
-): Verdict {
-  const standing = standingRefusal(work, tenantId, leg)
-  if (standing) return { refusal: standing }
-  const { payer, payee } = partiesOf(work, leg)
-  const refusal = balanceRefusalOf(payer, payee, leg.amount, 'pending')
-  if (refusal) return { refusal }
-  work.move(payer, -leg.amount, 'pending')
-  work.move(payee, leg.amount, 'pending')
-  const expiresAtUs = nowUs + expiresInSeconds * 1_000_000
-  work.holds.set(id, { id, tenantId, ...leg, expiresAtUs, status: 'held', captured: 0n })
-  return { result: { expiresAtUs } }
-}
-
-function capture(
-  work: Workspace,
-  { tenantId }: Request,
-  operation: Extract<Operation, { kind: 'capture' }>,
-  { nowUs }: PostingContext,
-): Verdict {
-  const hold = work.hold(operation.holdId)
-  if (!hold || hold.tenantId !== tenantId) return { refusal: 'hold_not_found' }
-  const amount = operation.amount ?? hold.amount
-  const { payer, payee } = partiesOf(work, hold)
-  const refusal = captureRefusal(hold, amount, nowUs) ?? statusRefusal(payer, payee)
-  if (refusal) return { refusal }
-  if (payer.debitsPosted + amount > AMOUNT_MAX || payee.creditsPosted + amount > AMOUNT_MAX) {
-    return { refusal: 'balance_overflow' }
-  }
-  endPending(work, payer, payee, hold)
-  work.move(payer, -amount, 'posted')
-  work.move(payee, amount, 'posted')
-  return endHold(work, { ...hold, status: 'captured', captured: amount })
-}
-
-/** Releases a hold, or expires it. What was reserved is free again, whatever has become of the wallets meanwhile. */
-function letGo(
-  work: Workspace,
-  { tenantId }: Request,
-  { kind, holdId }: Extract<Operation, { kind: 'release' | 'expiry' }>,
-  { nowUs }: PostingContext,
-): Verdict {
-  const hold = work.hold(holdId)
-  if (!hold || hold.tenantId !== tenantId) return { refusal: 'hold_not_found' }
-  const ended = endedRefusal(hold)
-  if (ended) return { refusal: ended }
-  if (kind === 'expiry' && nowUs < hold.expiresAtUs) return { refusal: 'hold_not_expired' }
-  const { payer, payee } = partiesOf(work, hold)
-  endPending(work, payer, payee, hold)
-  return endHold(work, { ...hold, status: kind === 'release' ? 'released' : 'expired' })
-}
-
-function endPending(work: Workspace, payer: Account, payee: Account, hold: Hold): void {
-  work.move(payer, hold.amount, 'pending', true)
-  work.move(payee, -hold.amount, 'pending', true)
-}
-
-/** The hold as it ended is recorded as the result, so that a replay can show it without looking further. */
-function endHold(work: Workspace, hold: Hold): Verdict {
-  work.holds.set(hold.id, hold)
-  return { result: { hold: { ...hold, amount: `${hold.amount}`, captured: `${hold.captured}` } } }
+  return { result: { ...result, ...verdict.result } }
 }
 
 function openWallet(
@@ -276,17 +173,4 @@ function updateWallet(
   wallet.status = operation.status ?? wallet.status
   wallet.limits = operation.limits ?? wallet.limits
   return {}
-}
-
-/** A wallet of this tenant; what belongs to others, and what is no wallet, is not there for it. */
-function walletOf(work: Workspace, tenantId: string, id: string): Account | undefined {
-  const account = work.account(id)
-  return account?.kind === 'wallet' && account.tenantId === tenantId ? account : undefined
-}
-
-function partiesOf(work: Workspace, { from, to }: { from: string; to: string }): { payer: Account; payee: Account } {
-  const payer = work.account(from)
-  const payee = work.account(to)
-  if (!payer || !payee) throw new Error(`hold between accounts that are not loaded: ${from}, ${to}`)
-  return { payer, payee }
 }

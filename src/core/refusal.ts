@@ -23,6 +23,7 @@ export const REFUSALS = [
   'limit_exceeded',
   'insufficient_funds',
   'balance_overflow',
+  'shard_unavailable',
 ] as const
 
 export type Refusal = (typeof REFUSALS)[number]

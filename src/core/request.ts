@@ -1,9 +1,8 @@
 import type { AccountStatus, Limits } from './account.ts'
 import { digestUuid } from './ids.ts'
+import type { Leg } from './leg.ts'
 import type { Refusal } from './refusal.ts'
-
-/** One movement of money, from one wallet to another. */
-export type Leg = { readonly from: string; readonly to: string; readonly amount: bigint; readonly currency: string }
+import { type Reason, type Saga, type SagaJson, type Step, sagaText, stepKey } from './saga.ts'
 
 /** What clients may attach to a transfer or hold. Text only; recorded, never interpreted. */
 export type Remarks = {
@@ -45,8 +44,12 @@ export type Operation =
       readonly name?: string
       readonly metadata?: Readonly<Record<string, string>>
     }
+  | { readonly kind: `saga-${Step}`; readonly saga: Saga; readonly reason?: Reason }
 
 export type Kind = Operation['kind']
+
+/** A step of a saga. Zerosum asks for it, never a client. */
+export type SagaStepOperation = Extract<Operation, { readonly saga: Saga }>
 
 /**
  * What a client asks once. Its id becomes the id of what it makes: the transfer, the hold, the wallet, and of the one
@@ -60,9 +63,14 @@ export type Request = {
   /** The idempotency key, 1 to 255 printable ASCII characters. */
   readonly key: string
   readonly operation: Operation
+  /** What the shards of wallets that live elsewhere say of them, if they were asked; `null` is a wallet that is not there. */
+  readonly peers?: ReadonlyMap<string, Peer | null>
   /** The operation as canonical JSON: recorded, hashed, and compared when the key comes again. */
   readonly payload: string
 }
+
+/** As much of a wallet elsewhere as a refusal may hang on. */
+export type Peer = { readonly currency: string; readonly status: AccountStatus }
 
 /** What is recorded of a request for ever: what was asked, what became of it, when. Answers are made of it alone. */
 export type RequestRecord = {
@@ -81,6 +89,12 @@ export type RequestRecord = {
 /** A request is an operation that somebody asked under a key. */
 export function requestOf(id: string, tenantId: string, key: string, operation: Operation): Request {
   return { id, tenantId, key, operation, scope: scopeOf(tenantId, operation), payload: encodePayload(operation) }
+}
+
+/** A step of a saga as a request: the key is the step's, so that it is decided once. @param reason of a release */
+export function stepRequest(id: string, saga: Saga, step: Step, reason?: Reason): Request {
+  const operation = { kind: `saga-${step}` as const, saga, ...(reason === undefined ? {} : { reason }) }
+  return requestOf(id, saga.tenantId, stepKey(step), operation)
 }
 
 /** The scope of an operation's idempotency key (design, Idempotency). */
@@ -102,9 +116,21 @@ export function scopeOf(tenantId: string, operation: Operation): string {
       return operation.holdId
     case 'wallet-open':
       return digestUuid(`holder ${tenantId} ${operation.holderId}`)
+    case 'saga-reserve':
+    case 'saga-commit':
+    case 'saga-cancel':
+    case 'saga-finalize':
+    case 'saga-release':
+      return operation.saga.id
     default:
       return operation satisfies never
   }
+}
+
+/** The wallets that an operation names, and that must be there for it. */
+export function walletsOf(operation: Operation): string[] {
+  if (operation.kind === 'hold') return [operation.leg.from, operation.leg.to]
+  return operation.kind === 'transfer' ? operation.legs.flatMap(({ from, to }) => [from, to]) : []
 }
 
 /** What an operation acts on beside wallets: the hold that ends, the transfer that is reversed. */
@@ -142,14 +168,18 @@ export type Payload = {
   limits?: LimitsJson
   name?: string
   status?: AccountStatus
+  saga?: SagaJson
+  reason?: Reason
 }
 
 /** Canonical JSON of an operation: fixed field order, metadata sorted by key, absent fields left out. */
 function encodePayload(operation: Operation): string {
-  return JSON.stringify(payloadOf(operation))
+  if (!('saga' in operation)) return JSON.stringify(payloadOf(operation))
+  const { saga, reason } = operation
+  return `{"saga":${sagaText(saga)}${reason === undefined ? '' : `,"reason":${JSON.stringify(reason)}`}}`
 }
 
-function payloadOf(operation: Operation): Payload {
+function payloadOf(operation: Exclude<Operation, SagaStepOperation>): Payload {
   switch (operation.kind) {
     case 'transfer':
       return { legs: operation.legs.map(legJson), ...remarksJson(operation.remarks) }

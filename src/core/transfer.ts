@@ -12,11 +12,13 @@ export type Movement = {
 /** The system account that `null` stands for in a movement. */
 export const OUTSIDE: SystemAccount = 'cash'
 
-/** A completed transfer, as much of it as a reversal needs. */
+/** An accepted transfer, as much of it as a reversal needs. */
 export type Transfer = {
   readonly id: string
   readonly tenantId: string
   readonly movements: readonly Movement[]
+  /** Between shards it is not completed at once, and may come to nothing. */
+  readonly status: 'pending' | 'completed' | 'compensated'
   /** How much of it has been reversed so far, 0 to its total. */
   readonly reversed: bigint
 }

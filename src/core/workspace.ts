@@ -43,6 +43,9 @@ export class Workspace {
   readonly holds = new Map<string, Hold>()
   readonly transfers = new Map<string, Transfer>()
   readonly records = new Map<string, RequestRecord>()
+  /** Sagas that began here, and sagas that began here once and are over now; ids. */
+  readonly sagasBegun: string[] = []
+  readonly sagasEnded: string[] = []
 
   #entries: Entry[] = []
   #before: Account[] = []
@@ -85,10 +88,8 @@ export class Workspace {
   /** A system account, opened the first time it is needed. */
   systemAccount(place: SystemAccountPlace): Account {
     const id = systemAccountId(place)
-    const { tenantId, kind, currency } = place
-    return (
-      this.account(id) ?? this.open(openedAccount({ id, tenantId, kind, currency, overdraftLimit: null, limits: {} }))
-    )
+    const { shard: _, ...identity } = place
+    return this.account(id) ?? this.open(openedAccount({ id, ...identity, overdraftLimit: null, limits: {} }))
   }
 
   /**

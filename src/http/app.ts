@@ -3,8 +3,8 @@ import swagger, { type SwaggerTransform } from '@fastify/swagger'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import reference from '@scalar/fastify-api-reference'
 import fastify, { type FastifyInstance, LogController } from 'fastify'
+import type { Audits } from '../audit/background.ts'
 import { ZerosumError } from '../errors.ts'
-import type { Router } from '../shards/router.ts'
 import type { Directory } from '../tenants/directory.ts'
 import { requireKeys } from './auth.ts'
 import { readJson } from './body.ts'
@@ -14,11 +14,13 @@ import { holdRoutes } from './routes/holds.ts'
 import { ledgerRoutes } from './routes/ledger.ts'
 import { transferRoutes } from './routes/transfers.ts'
 import { walletRoutes } from './routes/wallets.ts'
+import type { Ledger } from './submit.ts'
 import { validateStrictly } from './validation.ts'
 
-export type AppOptions = {
-  router: Router
+export type AppOptions = Ledger & {
   directory: Directory
+  /** The audits that go on by themselves, if they do. */
+  audits?: Pick<Audits, 'last'>
   /** Log lines at this level and above, as JSON on stdout. */
   logLevel?: 'info' | 'warn' | 'error' | 'silent'
 }
@@ -27,7 +29,13 @@ export type AppOptions = {
 const BODY_BYTES_MAX = 512 * 1024
 
 /** The HTTP API (API.md), not yet listening. */
-export async function buildApp({ router, directory, logLevel = 'warn' }: AppOptions): Promise<FastifyInstance> {
+export async function buildApp({
+  router,
+  sagas,
+  directory,
+  audits,
+  logLevel = 'warn',
+}: AppOptions): Promise<FastifyInstance> {
   const app = fastify({
     bodyLimit: BODY_BYTES_MAX,
     logger: { level: logLevel },
@@ -80,10 +88,10 @@ export async function buildApp({ router, directory, logLevel = 'warn' }: AppOpti
   await app.register(
     async (v1) => {
       requireKeys(v1, directory)
-      await v1.register(walletRoutes(router))
-      await v1.register(transferRoutes(router))
-      await v1.register(holdRoutes(router))
-      await v1.register(ledgerRoutes(router))
+      await v1.register(walletRoutes({ router, sagas }))
+      await v1.register(transferRoutes({ router, sagas }))
+      await v1.register(holdRoutes({ router, sagas }))
+      await v1.register(ledgerRoutes(router, audits))
     },
     { prefix: '/v1' },
   )

@@ -1,14 +1,20 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { formatId } from '../core/ids.ts'
-import type { Outcome } from '../core/post.ts'
 import type { Kind, Request, RequestRecord } from '../core/request.ts'
 import { ZerosumError } from '../errors.ts'
 import { QueueFull } from '../ledger/batcher.ts'
-import { LedgerUnavailable } from '../ledger/poster.ts'
-import type { Shard } from '../shards/shard.ts'
+import { LedgerUnavailable, RequestUndecided } from '../ledger/poster.ts'
+import type { SagaEnd } from '../saga/runner.ts'
+import type { Sagas, Settled } from '../saga/sagas.ts'
+import type { Router } from '../shards/router.ts'
+
+/** What routes work on: where things are read, and by whom requests are posted. */
+export type Ledger = { readonly router: Router; readonly sagas: Sagas }
 
 /** How long a caller waits for a block before it is told to ask again. The posting goes on. */
 const ANSWER_MS_MAX = 10_000
+/** How long it waits for a saga; then it is told where to look. */
+const SAGA_MS_MAX = 8_000
 
 /** The key of a request. @throws idempotency_key_missing */
 export function idempotencyKey(request: FastifyRequest): string {
@@ -17,20 +23,24 @@ export function idempotencyKey(request: FastifyRequest): string {
   return key
 }
 
+/** What was accepted, and how it ended if it was a saga. */
+export type Accepted = { readonly record: RequestRecord; readonly end?: SagaEnd | 'pending' }
+
 /**
- * Has a request posted; answers when it is durable.
+ * Has a request posted; answers when it is durable, and over as far as that can be waited for.
  * @throws ZerosumError: saturated, ledger_unavailable, request_in_flight
  */
-export async function submit(shard: Shard, request: Request): Promise<Outcome> {
+export async function submit(sagas: Sagas, request: Request): Promise<Settled> {
   let timer: NodeJS.Timeout | undefined
   const deadline = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new ZerosumError('request_in_flight')), ANSWER_MS_MAX)
   })
   try {
-    return await Promise.race([shard.batcher.submit(request), deadline])
+    return await Promise.race([sagas.submit(request, SAGA_MS_MAX), deadline])
   } catch (error) {
     if (error instanceof QueueFull) throw new ZerosumError('saturated', undefined, {})
     if (error instanceof LedgerUnavailable) throw new ZerosumError('ledger_unavailable')
+    if (error instanceof RequestUndecided) throw new ZerosumError('request_in_flight')
     throw error
   } finally {
     clearTimeout(timer)
@@ -39,18 +49,30 @@ export async function submit(shard: Shard, request: Request): Promise<Outcome> {
 
 const TRANSFER_KINDS: ReadonlySet<Kind> = new Set(['transfer', 'top-up', 'withdrawal', 'reversal'])
 
-/** What was accepted, now or when the key first came. @throws the refusal, as it was recorded, if it was refused */
-export function acceptedRecord({ status, record }: Outcome): RequestRecord {
+/**
+ * What was accepted, now or when the key first came, and did not come to nothing since.
+ * @throws the refusal, as it was recorded, if it was refused
+ */
+export function accepted({ status, record, end }: Settled): Accepted {
   if (status === 'key_reused') throw new ZerosumError('idempotency_key_reused')
-  if (record.refusal === null) return record
-  const extra = record.result === null ? {} : (JSON.parse(record.result) as Record<string, unknown>)
+  const isUndone = end !== undefined && end !== 'pending' && end.status === 'compensated'
+  const reason = isUndone ? end.reason : null
+  const refusal = isUndone ? (reason?.refusal ?? 'shard_unavailable') : record.refusal
+  if (refusal === null) return end === undefined ? { record } : { record, end }
+  const recorded = (JSON.parse(record.result ?? '{}') ?? {}) as { leg?: number }
+  const { leg } = isUndone ? (reason ?? {}) : recorded
   const transferId = TRANSFER_KINDS.has(record.kind) ? { transferId: formatId('trf', record.id) } : {}
-  throw new ZerosumError(record.refusal, undefined, { ...extra, ...transferId })
+  throw new ZerosumError(refusal, undefined, { ...(leg === undefined ? {} : { leg }), ...transferId })
 }
 
-/** Submits, marks a replay as one, and answers what was accepted. @throws as `submit` and `acceptedRecord` */
-export async function post(shard: Shard, request: Request, reply: FastifyReply): Promise<RequestRecord> {
-  const outcome = await submit(shard, request)
-  if (outcome.status === 'replayed') reply.header('idempotency-replayed', 'true')
-  return acceptedRecord(outcome)
+/** Submits, marks a replay as one, and answers what was accepted. @throws as `submit` and `accepted` */
+export async function post(sagas: Sagas, request: Request, reply: FastifyReply): Promise<Accepted> {
+  const settled = await submit(sagas, request)
+  if (settled.status === 'replayed') reply.header('idempotency-replayed', 'true')
+  return accepted(settled)
+}
+
+/** 202 while a saga is not over; what its location shows will change. */
+export function statusOf<Done extends 200 | 201>({ end }: Accepted, done: Done): Done | 202 {
+  return end === 'pending' ? 202 : done
 }

@@ -8,7 +8,9 @@ import { type Movement, recordedMovements } from '../core/transfer.ts'
 import type { Balance } from '../ledger/sql/balances.ts'
 import type { HistoryEntry } from '../ledger/sql/history.ts'
 import type { Wallet } from '../ledger/sql/wallets.ts'
+import type { SagaEnd } from '../saga/runner.ts'
 import type { BalanceBody, BlockBody, EntryBody, HoldBody, TransferBody, WalletBody } from './schemas.ts'
+import type { Accepted } from './submit.ts'
 
 /** How what is inside looks outside: ids with prefixes, money as text, times as RFC 3339. */
 
@@ -63,7 +65,7 @@ export function entryView(entry: HistoryEntry): Static<typeof EntryBody> {
   return {
     id: entryId(entry.accountId, entry.sequence),
     transactionId: formatId('txn', entry.transactionId),
-    transferId: IS_TRANSFER.has(entry.kind) ? formatId('trf', entry.transactionId) : null,
+    transferId: IS_TRANSFER.has(entry.kind) ? formatId('trf', entry.requestId) : null,
     kind: entry.kind,
     amount: `${entry.amount}`,
     balanceAfter: `${entry.balanceAfter}`,
@@ -81,13 +83,15 @@ export function entryId(accountId: string, sequence: number): string {
 }
 
 /** A transfer as it was decided; `reversedBy` is what happened since, so the answer to a replay leaves it out. */
-export function transferView(record: RequestRecord, reversedBy?: string): Static<typeof TransferBody> {
+export function transferView({ record, end }: Accepted, reversedBy?: string): Static<typeof TransferBody> {
   const payload = JSON.parse(record.payload) as Payload
   const result: unknown = record.result === null ? null : JSON.parse(record.result)
   const movements = recordedMovements(record.kind, payload, result) ?? []
   const [first, ...more] = movements.map(movementView)
   const isSingle = more.length === 0
   const { effectiveAt, reference, transferId } = payload
+  const refusal = record.refusal ?? (isOver(end) ? (end.reason?.refusal ?? null) : null)
+  const completedUs = refusal !== null || end === 'pending' ? null : (end?.timeUs ?? record.timeUs)
   return {
     id: formatId('trf', record.id),
     from: isSingle ? (first?.from ?? null) : null,
@@ -95,7 +99,7 @@ export function transferView(record: RequestRecord, reversedBy?: string): Static
     amount: isSingle ? (first?.amount ?? payload.amount ?? null) : null,
     currency: isSingle ? (first?.currency ?? null) : null,
     ...(first && !isSingle ? { legs: [first, ...more] } : {}),
-    status: record.refusal === null ? 'completed' : 'refused',
+    status: record.refusal !== null ? 'refused' : end === 'pending' ? 'pending' : (end?.status ?? 'completed'),
     kind: record.kind,
     memo: payload.memo ?? null,
     metadata: payload.metadata ?? {},
@@ -103,9 +107,9 @@ export function transferView(record: RequestRecord, reversedBy?: string): Static
     ...(reference === undefined ? {} : { reference }),
     ...(transferId === undefined ? {} : { reverses: formatId('trf', transferId) }),
     createdAt: formatTime(record.timeUs),
-    completedAt: record.refusal === null ? formatTime(record.timeUs) : null,
+    completedAt: completedUs === null ? null : formatTime(completedUs),
     ...(reversedBy === undefined ? {} : { reversedBy: formatId('trf', reversedBy) }),
-    ...(record.refusal === null ? {} : { refusal: record.refusal }),
+    ...(refusal === null ? {} : { refusal }),
   }
 }
 
@@ -121,24 +125,27 @@ export function holdView(hold: Hold): Static<typeof HoldBody> {
     amount: `${hold.amount}`,
     currency: hold.currency,
     captured: `${hold.captured}`,
-    status: hold.status,
+    status: hold.status === 'capturing' ? 'held' : hold.status,
     expiresAt: formatTime(hold.expiresAtUs),
   }
 }
 
-/** A hold as the record of its placing, capture or release says it was then. */
-export function recordedHold(record: RequestRecord): Hold {
-  const result = JSON.parse(record.result ?? '{}') as { expiresAtUs?: number; hold?: RecordedHold }
-  if (result.hold) {
-    return { ...result.hold, amount: BigInt(result.hold.amount), captured: BigInt(result.hold.captured) }
-  }
-  const [leg] = (JSON.parse(record.payload) as Payload).legs ?? []
+function isOver(end: Accepted['end']): end is SagaEnd {
+  return end !== undefined && end !== 'pending'
+}
+
+/** A hold as the record of its placing, capture or release says it was then; between shards, as the end of the saga says. */
+export function recordedHold({ record, end }: Accepted): Hold {
   const { id, tenantId } = record
-  const { from = '', to = '', amount = '0', currency = '' } = leg ?? {}
-  const expiresAtUs = result.expiresAtUs ?? 0
+  const begun = JSON.parse(record.result ?? '{}') as HoldResult
+  const { hold } = isOver(end) && end.result !== null ? (JSON.parse(end.result) as HoldResult) : begun
+  if (hold) return { ...hold, amount: BigInt(hold.amount), captured: BigInt(hold.captured) }
+  const [{ from = '', to = '', amount = '0', currency = '' } = {}] = (JSON.parse(record.payload) as Payload).legs ?? []
+  const expiresAtUs = begun.expiresAtUs ?? 0
   return { id, tenantId, from, to, currency, expiresAtUs, amount: BigInt(amount), captured: 0n, status: 'held' }
 }
 
+type HoldResult = { expiresAtUs?: number; hold?: RecordedHold }
 type RecordedHold = Omit<Hold, 'amount' | 'captured'> & { amount: string; captured: string }
 
 export function blockView(block: BlockHeader): Static<typeof BlockBody> {

@@ -19,6 +19,7 @@ import { createLineReader, type LineReader } from './sql/auditLines.ts'
 import { accountName } from './sql/auditNames.ts'
 import { findOrphan } from './sql/auditOrphans.ts'
 import { findWrongReversal } from './sql/auditReversals.ts'
+import { findWrongSaga } from './sql/auditSagas.ts'
 import { scanWhole, walkByIndex } from './sql/auditSnapshot.ts'
 import { findWrongWallet } from './sql/auditWallets.ts'
 
@@ -47,7 +48,7 @@ export type ShardReport = {
    * The last block that was found in order, hash in hex. The whole chain before it hangs on this hash: kept elsewhere, it
    * shows later whether history was rewritten from end to end, which the ledger alone can't show.
    */
-  readonly head: { readonly number: number; readonly hash: string }
+  readonly head: { readonly number: number; readonly hash: string; readonly timeUs: number }
   readonly balanced: boolean
   readonly discrepancy: Discrepancy | null
 }
@@ -70,31 +71,39 @@ type Progress = { head: ChainHead; requests: number; entries: number; accounts: 
  * Works on one snapshot, so it may run while the shard is written to; holds a bounded part of the ledger in memory.
  * @param sql a pool on the shard's database; one connection of it is used
  * @param onProgress told after each range of blocks
+ * @param since what an earlier audit found in order: the chain is walked from there on, and what stands beside it is left out
  * @throws what the database throws; a broken ledger is a report, not an error
  */
 export async function verifyShard(
   sql: Sql,
   shard: number,
   onProgress?: (blocksDone: number, blocksTotal: number) => void,
+  since?: ShardReport,
 ): Promise<ShardReport> {
   return await sql.begin('ISOLATION LEVEL REPEATABLE READ READ ONLY', async (sql) => {
-    const progress: Progress = {
-      head: { number: 0, hash: GENESIS_HASH, timeUs: 0 },
-      ...{ requests: 0, entries: 0, accounts: 0 },
-    }
+    const progress = progressOf(since ?? NOTHING)
     const finding =
       (await walkChain(sql, shard, progress, onProgress)) ??
       (await auditHead(sql, shard, progress.head)) ??
       (await findOrphan(sql, progress.head.number)) ??
-      (await auditBeside(sql, shard, progress))
+      (since ? undefined : await auditBeside(sql, shard, progress))
     const { head, requests, entries, accounts } = progress
     return {
       ...{ shard, blocks: head.number, requests, entries, accounts },
-      head: { number: head.number, hash: head.hash.toString('hex') },
+      head: { number: head.number, hash: head.hash.toString('hex'), timeUs: head.timeUs },
       balanced: !finding,
       discrepancy: finding ? await discrepancyOf(sql, shard, finding) : null,
     }
   })
+}
+
+const NOTHING = {
+  head: { number: 0, hash: GENESIS_HASH.toString('hex'), timeUs: 0 },
+  ...{ requests: 0, entries: 0, accounts: 0 },
+}
+
+function progressOf({ head, requests, entries, accounts }: typeof NOTHING): Progress {
+  return { head: { ...head, hash: Buffer.from(head.hash, 'hex') }, requests, entries, accounts }
 }
 
 /** Walks the chain from its first block to its last, or to the first that is wrong. */
@@ -106,7 +115,8 @@ async function walkChain(
 ): Promise<Finding | undefined> {
   await walkByIndex(sql)
   const blocksTotal = (await readStoredHead(sql))?.number ?? 0
-  for await (const range of ahead(readRanges(sql, shard))) {
+  const after = progress.head.number === 0 ? null : progress.head.number
+  for await (const range of ahead(readRanges(sql, shard, after))) {
     for (const stored of range) {
       const finding = auditStored(stored, progress.head)
       if (finding) return finding
@@ -133,9 +143,9 @@ function auditStored({ header, items, lines }: StoredBlock, head: ChainHead): Fi
 }
 
 /** Reads the chain in ranges of whole blocks, each RANGE_ROWS_MAX rows or a single block. */
-async function* readRanges(sql: Tx, shard: number): AsyncGenerator<StoredBlock[]> {
+async function* readRanges(sql: Tx, shard: number, begin: number | null): AsyncGenerator<StoredBlock[]> {
   const readLines = createLineReader(sql)
-  let after: number | null = null
+  let after = begin
   for (;;) {
     const headers: BlockHeader[] = await readHeaders(sql, shard, after, HEADERS_MAX)
     const last = headers.at(-1)
@@ -243,6 +253,7 @@ async function auditBeside(sql: Tx, shard: number, progress: Progress): Promise<
     (await findWrongSystemAccount(sql, shard)) ??
     (await findWrongWallet(sql)) ??
     (await findWrongHold(sql)) ??
+    (await findWrongSaga(sql)) ??
     (await findWrongReversal(sql))
   )
 }

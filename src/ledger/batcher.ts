@@ -1,5 +1,5 @@
 import type { Outcome } from '../core/post.ts'
-import type { Request } from '../core/request.ts'
+import type { Operation, Request } from '../core/request.ts'
 import type { Poster } from './poster.ts'
 
 /** The queue is full: nothing was taken in, and the same request may be sent again. */
@@ -32,6 +32,12 @@ const BATCH_MOVEMENTS_MAX = 4_000
 const OVERLAP_MIN = 16
 const IN_FLIGHT_MAX = 2
 
+/** Of a reversal as many as the transfer had, which isn't known here. */
+function movementCount(operation: Operation): number {
+  if (operation.kind === 'transfer') return operation.legs.length
+  return 'saga' in operation ? operation.saga.legs.length : 1
+}
+
 type Waiting = { request: Request; resolve: (outcome: Outcome) => void; reject: (error: Error) => void }
 
 /**
@@ -48,7 +54,7 @@ export function createBatcher({ post, queueMax = 20_000, batchMax = 1_000 }: Bat
     let movements = 0
     let count = 0
     for (const { request } of queue) {
-      movements += request.operation.kind === 'transfer' ? request.operation.legs.length : 1
+      movements += movementCount(request.operation)
       if (count === batchMax || (count > 0 && movements > BATCH_MOVEMENTS_MAX)) break
       count += 1
     }

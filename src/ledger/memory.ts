@@ -1,9 +1,11 @@
 import { LRUCache } from 'lru-cache'
 import { type Account, systemAccountId } from '../core/account.ts'
 import type { Hold } from '../core/hold.ts'
+import { type PostingContext, systemEnd } from '../core/move.ts'
 import type { Posting } from '../core/post.ts'
-import type { Request, RequestRecord } from '../core/request.ts'
-import { type Movement, movementsOf, OUTSIDE, type Transfer } from '../core/transfer.ts'
+import type { Request, RequestRecord, SagaStepOperation } from '../core/request.ts'
+import { PART_KEY } from '../core/saga.ts'
+import { type Movement, movementsOf, type Transfer } from '../core/transfer.ts'
 import { recordName, type State } from '../core/workspace.ts'
 import type { Loaded, Wanted } from './sql/loadState.ts'
 
@@ -50,19 +52,40 @@ export class Memory implements State {
   }
 
   /** What the database must be asked for before a batch can be decided: all that it names and that is not remembered. */
-  wantedBy(requests: readonly Request[], shard: number): Wanted {
+  wantedBy(requests: readonly Request[], { shard, shardOf }: Pick<PostingContext, 'shard' | 'shardOf'>): Wanted {
     const accounts = new Set<string>()
     const holds = new Set<string>()
     const transfers = new Set<string>()
+    const records: Pick<Request, 'tenantId' | 'scope' | 'key'>[] = []
+    const wantRecord = (tenantId: string, scope: string, key: string) => {
+      if (!this.#records.has(recordName(tenantId, scope, key))) records.push({ tenantId, scope, key })
+    }
     const wantMovements = (tenantId: string, movements: readonly Pick<Movement, 'from' | 'to' | 'currency'>[]) => {
       for (const { from, to, currency } of movements) {
         for (const end of [from, to]) {
-          const id = end ?? systemAccountId({ tenantId, shard, kind: OUTSIDE, currency })
-          if (!this.#accounts.has(id)) accounts.add(id)
+          const place = systemEnd(tenantId, end, currency, shard, shardOf)
+          const id = place ? systemAccountId(place) : end
+          if (id !== null && !this.#accounts.has(id)) accounts.add(id)
         }
       }
     }
-    for (const { tenantId, operation } of requests) {
+    const wantStep = (tenantId: string, { kind, saga }: SagaStepOperation) => {
+      wantMovements(
+        tenantId,
+        saga.legs.filter(({ fromShard, toShard }) => fromShard === shard || toShard === shard),
+      )
+      const isEnd = kind === 'saga-finalize' || kind === 'saga-release'
+      if (!isEnd) return
+      if (saga.shard !== shard) wantRecord(tenantId, saga.id, PART_KEY)
+      else {
+        const holdId = saga.kind === 'hold' ? saga.id : saga.holdId
+        if (holdId !== undefined && !this.#holds.has(holdId)) holds.add(holdId)
+        if (saga.reverses !== undefined && !this.#transfers.has(saga.reverses)) transfers.add(saga.reverses)
+      }
+    }
+    for (const { tenantId, scope, key, operation } of requests) {
+      wantRecord(tenantId, scope, key)
+      if ('saga' in operation) wantStep(tenantId, operation)
       wantMovements(tenantId, operation.kind === 'hold' ? [operation.leg] : movementsOf(operation))
       if (operation.kind === 'wallet-update' && !this.#accounts.has(operation.walletId))
         accounts.add(operation.walletId)
@@ -81,7 +104,7 @@ export class Memory implements State {
       accounts: [...accounts],
       holds: [...holds],
       transfers: [...transfers],
-      records: requests.filter(({ tenantId, scope, key }) => !this.#records.has(recordName(tenantId, scope, key))),
+      records,
     }
   }
 

@@ -1,5 +1,5 @@
 import { type Block, blockTimeUs, type ChainHead, sealBlock } from '../core/block.ts'
-import { type Outcome, type Posting, post } from '../core/post.ts'
+import { type Outcome, type Posting, post, type Undecided } from '../core/post.ts'
 import type { Request } from '../core/request.ts'
 import { connect, failureOf, type Sql, type Tx } from '../postgres/connect.ts'
 import { Memory } from './memory.ts'
@@ -10,6 +10,16 @@ import { loadState } from './sql/loadState.ts'
 /** The database did not take the block in time. What was sent may or may not be there: the same key asks again. */
 export class LedgerUnavailable extends Error {}
 
+/** Nothing was done; the same may be asked again, when `why` is seen to. */
+export class RequestUndecided extends Error {
+  readonly why: Undecided
+
+  constructor(why: Undecided) {
+    super(why === 'busy' ? 'it depends on a saga that is not over' : 'the shards of other wallets must be asked')
+    this.why = why
+  }
+}
+
 /** What became of a request: decided, or why that isn't known. */
 export type Result = Outcome | Error
 
@@ -18,7 +28,7 @@ export type Poster = {
   /**
    * Decides a batch and makes it durable; at most one block. Batches may overlap, they are decided in the order of the calls.
    * @returns a result for each request, in order: its outcome, once that is on disk; or LedgerUnavailable when the database
-   * can't be reached or others kept winning the chain; or what went wrong with this very request (a bug)
+   * can't be reached or others kept winning the chain; RequestUndecided; or what went wrong with this very request (a bug)
    */
   post(requests: readonly Request[]): Promise<Result[]>
   close(): Promise<void>
@@ -27,6 +37,8 @@ export type Poster = {
 export type PosterOptions = {
   url: string
   shard: number
+  /** The shard that a wallet lives on, by its id. */
+  shardOf: (walletId: string) => number
   /** Names this node in the blocks that it writes. */
   writer: string
   /** Microseconds since 1970. */
@@ -100,15 +112,15 @@ class ShardPoster implements Poster {
   }
 
   /** Decides on what is in memory and sends the block; `undefined` if this poster doesn't lead. */
-  async #lead(requests: readonly Request[]): Promise<{ commit: Promise<unknown>; outcomes: Outcome[] } | undefined> {
+  async #lead(requests: readonly Request[]): Promise<{ commit: Promise<unknown>; outcomes: Result[] } | undefined> {
     const memory = this.#memory
     if (!memory) return undefined
-    memory.learn(await loadState(this.#reads, memory.wantedBy(requests, this.#options.shard)))
+    memory.learn(await loadState(this.#reads, memory.wantedBy(requests, this.#options)))
     const head = this.#head
     // A block that was in flight failed meanwhile: what would be decided on is not what is there.
     if (this.#memory !== memory || !head) return undefined
     const { block, posting } = this.#decide(memory, requests, head)
-    const outcomes = [...posting.outcomes]
+    const outcomes = posting.outcomes.map(resultOf)
     // Nothing new: the outcomes were decided by blocks that are committed, or on their way.
     if (!block) return { commit: this.#lastCommit, outcomes }
     memory.apply(posting.changes)
@@ -145,14 +157,13 @@ class ShardPoster implements Poster {
     }
   }
 
-  async #takeTurn(requests: readonly Request[]): Promise<Outcome[]> {
-    const { shard } = this.#options
+  async #takeTurn(requests: readonly Request[]): Promise<Result[]> {
     // This batch may come back from a block that failed, when others lead again: what it writes is not in their memory.
     this.#memory = undefined
     const { head, block, posting } = await this.#writes.begin(async (sql: Tx) => {
       const head = await lockHead(sql)
       const state = new Memory('unbounded')
-      state.learn(await loadState(sql, state.wantedBy(requests, shard)))
+      state.learn(await loadState(sql, state.wantedBy(requests, this.#options)))
       const decided = this.#decide(state, requests, head)
       if (decided.block) await appendBlock(sql, decided.block, decided.posting.changes)
       return { head, ...decided }
@@ -164,9 +175,9 @@ class ShardPoster implements Poster {
     if (block) this.#tell(block, posting)
     // The replay of its own first try, which was committed after all, is a request's decision.
     return posting.outcomes.map((outcome, i) =>
-      outcome.status === 'replayed' && outcome.record.id === requests[i]?.id
+      typeof outcome === 'object' && outcome.status === 'replayed' && outcome.record.id === requests[i]?.id
         ? { ...outcome, status: 'decided' }
-        : outcome,
+        : resultOf(outcome),
     )
   }
 
@@ -175,9 +186,9 @@ class ShardPoster implements Poster {
     requests: readonly Request[],
     head: ChainHead,
   ): { block: Block | undefined; posting: Posting } {
-    const { shard, writer, clockUs } = this.#options
+    const { shard, shardOf, writer, clockUs } = this.#options
     const timeUs = blockTimeUs(head, clockUs())
-    const posting = post(state, requests, { nowUs: timeUs, shard })
+    const posting = post(state, requests, { nowUs: timeUs, shard, shardOf })
     const isNews = posting.decisions.length > 0
     return { block: isNews ? sealBlock(head, posting.decisions, { shard, writer, timeUs }) : undefined, posting }
   }
@@ -208,6 +219,10 @@ class ShardPoster implements Poster {
     this.#turn = mine
     return await mine
   }
+}
+
+function resultOf(outcome: Outcome | Undecided): Result {
+  return typeof outcome === 'object' ? outcome : new RequestUndecided(outcome)
 }
 
 /** A poster for one shard. It connects with the first batch. */

@@ -1,11 +1,13 @@
 import type { BlockHeader } from '../core/block.ts'
 import type { Hold } from '../core/hold.ts'
 import type { RequestRecord } from '../core/request.ts'
+import type { Saga } from '../core/saga.ts'
 import type { Sql } from '../postgres/connect.ts'
 import { type Balance, readBalance, readBalanceAt } from './sql/balances.ts'
 import { findBlock, listBlockRequests, listBlocks } from './sql/blocks.ts'
 import { findTransaction, type HistoryEntry, listEntries, type Transaction } from './sql/history.ts'
 import { findHold, findRecord, findReversal, listExpiredHolds } from './sql/records.ts'
+import { findBegunSagas, findSagaEnd, listSagasInFlight } from './sql/sagas.ts'
 import { findWallet, listWallets, type Wallet } from './sql/wallets.ts'
 
 /** A place in a list: how many, and after which one (`null` is from the newest). */
@@ -28,6 +30,11 @@ export type Reader = {
   blocks(page: Page<number>): Promise<BlockHeader[]>
   block(number: number): Promise<BlockHeader | undefined>
   blockRequests(tenantId: string, block: number): ReturnType<typeof listBlockRequests>
+  /** The record of the last step of a saga that began here; `undefined` while it is not over. */
+  sagaEnd(tenantId: string, id: string): Promise<RequestRecord | undefined>
+  /** Sagas that began here before a time, microseconds since 1970, and are not over; ids, the oldest first. */
+  sagasInFlight(beforeUs: number): Promise<string[]>
+  begunSagas(ids: readonly string[]): Promise<{ saga: Saga; begunUs: number }[]>
   /** @throws if the database does not answer */
   ping(): Promise<void>
 }
@@ -39,7 +46,7 @@ export function createReader(sql: Sql, shard: number): Reader {
     wallets: (tenantId, holderId, page) => listWallets(sql, { tenantId, holderId, ...page }),
     balance: (tenantId, walletId) => readBalance(sql, tenantId, walletId),
     balanceAt: (tenantId, walletId, atUs) => readBalanceAt(sql, { tenantId, walletId, atUs }),
-    entries: (walletId, page) => listEntries(sql, { walletId, ...page }),
+    entries: (walletId, page) => listEntries(sql, shard, { walletId, ...page }),
     async transfer(tenantId, id) {
       const kinds = ['transfer', 'top-up', 'withdrawal', 'reversal'] as const
       const [record, reversedBy] = await Promise.all([findRecord(sql, { tenantId, id, kinds }), findReversal(sql, id)])
@@ -51,6 +58,9 @@ export function createReader(sql: Sql, shard: number): Reader {
     blocks: (page) => listBlocks(sql, shard, page),
     block: (number) => findBlock(sql, shard, number),
     blockRequests: (tenantId, block) => listBlockRequests(sql, { tenantId, block }),
+    sagaEnd: (tenantId, id) => findSagaEnd(sql, tenantId, id),
+    sagasInFlight: (beforeUs) => listSagasInFlight(sql, beforeUs),
+    begunSagas: (ids) => findBegunSagas(sql, ids),
     async ping() {
       await sql`SELECT 1`
     },

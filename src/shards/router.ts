@@ -9,6 +9,8 @@ export type Router = {
   forHolder(tenantId: string, holderId: string): Shard
   /** @param id of a wallet, transfer, hold or transaction */
   forId(id: string): Shard
+  /** @throws if there is no such shard, which is a bug */
+  shard(number: number): Shard
   /** The number of the shard of an id. */
   shardOf(id: string): number
 }
@@ -18,16 +20,17 @@ export type Router = {
  * @throws when asked for what the map puts on a shard that is not among them, which is a bug
  */
 export function createRouter(shards: readonly Shard[], map: ShardMap): Router {
-  const forSlot = (slot: number): Shard => {
-    const number = shardOfSlot(map, slot)
-    const shard = shards[number]
-    if (shard?.number !== number) throw new Error(`slot ${slot} is on shard ${number}, which is not open`)
-    return shard
+  const shard = (number: number): Shard => {
+    const open = shards[number]
+    if (open?.number !== number) throw new Error(`shard ${number} is not open`)
+    return open
   }
+  const forSlot = (slot: number): Shard => shard(shardOfSlot(map, slot))
   return {
     shards,
     forHolder: (tenantId, holderId) => forSlot(slotOf(tenantId, holderId)),
     forId: (id) => forSlot(slotOfId(id)),
+    shard,
     shardOf: (id) => shardOfSlot(map, slotOfId(id)),
   }
 }

@@ -1,8 +1,8 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Batcher, createBatcher } from '../ledger/batcher.ts'
 import { createPoster } from '../ledger/poster.ts'
 import { createReader, type Reader } from '../ledger/reader.ts'
 import { connect } from '../postgres/connect.ts'
-import { startHoldExpiry } from './holdExpiry.ts'
 
 /** One database with its chain: where the requests of some holders are posted and read. */
 export type Shard = {
@@ -16,29 +16,31 @@ export type Shard = {
 export type ShardOptions = {
   number: number
   url: string
+  /** The shard that a wallet lives on, by its id. */
+  shardOf: (walletId: string) => number
   writer: string
   /** Told about what went wrong while posting and was tried again. */
   onTrouble: (error: unknown) => void
 }
 
 const READ_CONNECTIONS = 8
+const DRAIN_MS_MAX = 12_000
 const READ_MS_MAX = 5_000
 
 /** Opens a shard. Its database was made ready by `prepareShards`, which also knows that it is the one with this number. */
-export function openShard({ number, url, writer, onTrouble }: ShardOptions): Shard {
+export function openShard({ number, url, shardOf, writer, onTrouble }: ShardOptions): Shard {
   const clockUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
-  const poster = createPoster({ url, shard: number, writer, clockUs, onTrouble })
+  const poster = createPoster({ url, shard: number, shardOf, writer, clockUs, onTrouble })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
   const reads = connect(url, { max: READ_CONNECTIONS, name: `zerosum reader ${number}`, answerMsMax: READ_MS_MAX })
   const reader = createReader(reads, number)
-  const stopHoldExpiry = startHoldExpiry({ reader, batcher }, onTrouble)
   return {
     number,
     batcher,
     reader,
     async close() {
-      await stopHoldExpiry()
-      await batcher.drain()
+      // What still waits when the database does not answer is not lost: nobody was told that it was posted.
+      await Promise.race([batcher.drain(), sleep(DRAIN_MS_MAX, undefined, { ref: false })])
       await Promise.all([poster.close(), reads.end({ timeout: 5 })])
     },
   }

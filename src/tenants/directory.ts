@@ -1,6 +1,6 @@
 import { hash, randomBytes } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
-import { connect } from '../postgres/connect.ts'
+import { connect, failureOf } from '../postgres/connect.ts'
 import { newId } from '../shards/newId.ts'
 
 /** What a key may do. `admin` may do all of it. */
@@ -12,7 +12,10 @@ export type Principal = { readonly tenantId: string; readonly scopes: ReadonlySe
 
 /** Tenants and their API keys; kept on the first shard. Of a key only its SHA-256 is stored. */
 export type Directory = {
-  /** Who a key belongs to; `undefined` if it is unknown or revoked. A revoked key may work for up to 10 s more. */
+  /**
+   * Who a key belongs to; `undefined` if it is unknown or revoked. A revoked key may work for up to 10 s more; and while the first
+   * shard can't be reached, for up to an hour, so that the other shards go on.
+   */
   authenticate(key: string): Promise<Principal | undefined>
   /** The tenant of that name, made if there is none. */
   ensureTenant(name: string): Promise<string>
@@ -28,26 +31,60 @@ export function newKey(): string {
     .padStart(31, '0')}`
 }
 
-const REMEMBERED_MS = 10_000
+/** After so long a key is looked up again. */
+const FRESH_MS = 10_000
+/** So long a known key is believed if it can't be looked up again. */
+const BELIEVED_MS = 3_600_000
+/** A known key does not wait longer than that for being looked up again. */
+const PATIENCE_MS = 250
 const KEYS_MAX = 10_000
 const ANSWER_MS_MAX = 5_000
+
+/** What was found of a key; `undefined` is nothing. */
+type Known = { readonly principal: Principal | undefined; readonly sinceMs: number }
+type LookUp = { readonly sinceMs: number; readonly found: Promise<Principal | undefined> }
 
 export function createDirectory(url: string): Directory {
   const sql = connect(url, { max: 2, name: 'zerosum directory', answerMsMax: ANSWER_MS_MAX })
   const hashOf = (key: string) => hash('sha256', key)
   // Unknown keys are remembered too, so that guessing does not reach the database.
-  const principals = new LRUCache<string, { principal: Principal | undefined }>({ max: KEYS_MAX, ttl: REMEMBERED_MS })
+  const keys = new LRUCache<string, Known>({ max: KEYS_MAX })
+  const lookUps = new Map<string, LookUp>()
+
+  async function read(keyHash: string): Promise<Principal | undefined> {
+    const [row] = await sql<{ tenant_id: string; scopes: Scope[] }[]>`
+      SELECT tenant_id, array_to_json(scopes) AS scopes FROM api_keys
+      WHERE hash = decode(${keyHash}, 'hex') AND revoked_at IS NULL`
+    const principal = row ? { tenantId: row.tenant_id, scopes: new Set(row.scopes) } : undefined
+    keys.set(keyHash, { principal, sinceMs: Date.now() })
+    return principal
+  }
+
+  /** One at a time for each key. */
+  function lookUp(keyHash: string): LookUp {
+    const underWay = lookUps.get(keyHash)
+    if (underWay) return underWay
+    const found = read(keyHash).finally(() => lookUps.delete(keyHash))
+    found.catch(() => {}) // whoever waits for it hears of it; perhaps nobody does
+    const mine = { sinceMs: Date.now(), found }
+    lookUps.set(keyHash, mine)
+    return mine
+  }
+
   return {
     async authenticate(key) {
       const keyHash = hashOf(key)
-      const remembered = principals.get(keyHash)
-      if (remembered) return remembered.principal
-      const [row] = await sql<{ tenant_id: string; scopes: Scope[] }[]>`
-        SELECT tenant_id, array_to_json(scopes) AS scopes FROM api_keys
-        WHERE hash = decode(${keyHash}, 'hex') AND revoked_at IS NULL`
-      const principal = row ? { tenantId: row.tenant_id, scopes: new Set(row.scopes) } : undefined
-      principals.set(keyHash, { principal })
-      return principal
+      const known = keys.get(keyHash)
+      const age = known ? Date.now() - known.sinceMs : Number.POSITIVE_INFINITY
+      if (known && age < FRESH_MS) return known.principal
+      const { found, sinceMs } = lookUp(keyHash)
+      if (!known?.principal || age >= BELIEVED_MS) return await found
+      try {
+        return await within(found, sinceMs + PATIENCE_MS - Date.now(), known.principal)
+      } catch (error) {
+        if (failureOf(error) === 'unreachable') return known.principal
+        throw error
+      }
     },
     async ensureTenant(name) {
       await sql`INSERT INTO tenants (id, name) VALUES (${newId(0)}, ${name}) ON CONFLICT (name) DO NOTHING`
@@ -61,10 +98,20 @@ export function createDirectory(url: string): Directory {
         VALUES (decode(${hashOf(key)}, 'hex'), ${tenantId}, ${key.slice(-4)},
                 (SELECT array_agg(value) FROM json_array_elements_text(${JSON.stringify(scopes)}::text::json)))
         ON CONFLICT (hash) DO NOTHING`
-      principals.delete(hashOf(key))
+      keys.delete(hashOf(key))
     },
     async close() {
       await sql.end({ timeout: 5 })
     },
   }
+}
+
+/** What comes of it, or `otherwise` if that takes too long. */
+async function within<T>(found: Promise<T>, ms: number, otherwise: T): Promise<T> {
+  if (ms <= 0) return otherwise
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<T>((done) => {
+    timer = setTimeout(() => done(otherwise), ms)
+  })
+  return await Promise.race([found, late]).finally(() => clearTimeout(timer))
 }

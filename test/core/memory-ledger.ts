@@ -1,6 +1,6 @@
 import type { Account, Limits } from '../../src/core/account.ts'
 import { digestUuid } from '../../src/core/ids.ts'
-import { type Decision, type Posting, post } from '../../src/core/post.ts'
+import { type Decision, type Outcome, type Posting, post } from '../../src/core/post.ts'
 import type { Refusal } from '../../src/core/refusal.ts'
 import { type Operation, type Request, requestOf } from '../../src/core/request.ts'
 import { MemoryState } from './memory-state.ts'
@@ -8,6 +8,19 @@ import { MemoryState } from './memory-state.ts'
 export const TENANT = digestUuid('a tenant')
 export const OTHER_TENANT = digestUuid('another tenant')
 export const SHARD = 0
+
+/** On one shard nothing is ever busy. */
+export type Settled = Omit<Posting, 'outcomes'> & { readonly outcomes: readonly Outcome[] }
+
+export function settled({ outcomes, ...rest }: Posting): Settled {
+  return {
+    ...rest,
+    outcomes: outcomes.map((outcome) => {
+      if (typeof outcome !== 'object') throw new Error(`a request is ${outcome}, on a single shard`)
+      return outcome
+    }),
+  }
+}
 
 type Asking = { tenantId?: string; key?: string }
 
@@ -34,9 +47,9 @@ export class MemoryLedger {
   }
 
   /** Posts one batch. */
-  post(...requests: Request[]): Posting {
+  post(...requests: Request[]): Settled {
     this.nowUs += 1
-    const posting = post(this.state, requests, { nowUs: this.nowUs, shard: SHARD })
+    const posting = settled(post(this.state, requests, { nowUs: this.nowUs, shard: SHARD, shardOf: () => SHARD }))
     this.state = this.state.after(posting.changes)
     return posting
   }

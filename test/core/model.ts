@@ -144,6 +144,12 @@ function decide(ledger: Ledger, request: Request, operation: Operation, at: Circ
       const updated = { ...wallet, status: status ?? wallet.status, limits: limits ?? wallet.limits }
       return { ...ledger, accounts: ledger.accounts.map((account) => (account === wallet ? updated : account)) }
     }
+    case 'saga-reserve':
+    case 'saga-commit':
+    case 'saga-cancel':
+    case 'saga-finalize':
+    case 'saga-release':
+      throw new Error('sagas have a model of their own')
     default:
       return operation satisfies never
   }
@@ -196,7 +202,6 @@ function capture(
   const movement = { ...hold.movement, amount }
   if (hasStatus('closed', ledger, tenantId, movement)) return 'wallet_closed'
   if (hasStatus('frozen', ledger, tenantId, movement)) return 'wallet_frozen'
-  if (overflows(ledger, movement, 'posted')) return 'balance_overflow'
   return enter(endHold(ledger, hold, 'captured'), movement, 'posted', 1n)
 }
 
@@ -244,7 +249,7 @@ function move(ledger: Ledger, tenantId: string, movements: readonly Movement[], 
     if (balanceMax !== undefined && payee.posted + payee.pendingIn + amount > balanceMax) return 'limit_exceeded'
     const available = payer.posted - payer.pendingOut
     if (from.overdraftLimit !== null && available - amount < -from.overdraftLimit) return 'insufficient_funds'
-    if (overflows(moved, movement, layer)) return 'balance_overflow'
+    if (overflows(moved, movement)) return 'balance_overflow'
     moved = enter(moved, movement, layer, 1n)
   }
   return moved
@@ -261,9 +266,10 @@ function hasStatus(status: AccountStatus, ledger: Ledger, tenantId: string, move
   return ends(ledger, tenantId, movement).some((account) => account?.status === status)
 }
 
-function overflows(ledger: Ledger, { from, to, amount }: Movement, layer: Layer): boolean {
+function overflows(ledger: Ledger, { from, to, amount }: Movement): boolean {
   return (
-    sum(ledger, from, layer, 'debit') + amount > AMOUNT_MAX || sum(ledger, to, layer, 'credit') + amount > AMOUNT_MAX
+    sum(ledger, from, 'posted', 'debit') + sum(ledger, from, 'pending', 'debit') + amount > AMOUNT_MAX ||
+    sum(ledger, to, 'posted', 'credit') + sum(ledger, to, 'pending', 'credit') + amount > AMOUNT_MAX
   )
 }
 

@@ -6,8 +6,9 @@
 import fc from 'fast-check'
 import { type AccountStatus, type Limits, systemAccountId } from '../../src/core/account.ts'
 import { digestUuid } from '../../src/core/ids.ts'
+import type { Leg } from '../../src/core/leg.ts'
 import { AMOUNT_MAX } from '../../src/core/money.ts'
-import { type Leg, type Operation, type Request, requestOf } from '../../src/core/request.ts'
+import { type Operation, type Request, requestOf } from '../../src/core/request.ts'
 import { balanceOf, type Ledger } from './model.ts'
 
 export const SHARD = 3
@@ -290,6 +291,11 @@ function changed(operation: Operation, change: Change): Operation {
       return change === 'amount' ? { ...operation, amount: other(operation.amount ?? 1n) } : operation
     case 'wallet-open':
     case 'wallet-update':
+    case 'saga-reserve':
+    case 'saga-commit':
+    case 'saga-cancel':
+    case 'saga-finalize':
+    case 'saga-release':
       return operation
     default:
       return operation satisfies never

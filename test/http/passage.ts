@@ -13,11 +13,13 @@ export type Passage = {
   reopen(): void
   /** Passes on again, also what came meanwhile. */
   mend(): void
+  /** New connections go to another server from now on: this one came back on another port. */
+  leadTo(databaseUrl: string): void
   close(): Promise<void>
 }
 
 export async function openPassage(databaseUrl: string): Promise<Passage> {
-  const target = new URL(databaseUrl)
+  let target = new URL(databaseUrl)
   const sockets = new Set<Socket>()
   let state: 'open' | 'cut' | 'silent' = 'open'
   const server = createServer((near) => {
@@ -62,6 +64,9 @@ export async function openPassage(databaseUrl: string): Promise<Passage> {
     mend() {
       state = 'open'
       for (const socket of sockets) socket.resume()
+    },
+    leadTo(url) {
+      target = new URL(url)
     },
     async close() {
       for (const socket of sockets) socket.destroy()

@@ -146,7 +146,8 @@ export async function expectBooks({ client, wallets, sent }: Stage): Promise<voi
   for (const wallet of wallets) {
     expect(await client.available(wallet)).toBe(expected.get(wallet))
     const entries = await client.all<Entry>(`/v1/wallets/${wallet}/entries`)
-    expect(entries.map(({ sequence }) => sequence)).toEqual(entries.map((_, i) => entries.length - i))
+    const sequences = entries.map(({ sequence }) => sequence)
+    expect(sequences).toEqual([...new Set(sequences)].sort((a, b) => b - a))
     seen.push(...entries.filter(({ amount }) => amount.startsWith('-')).map(({ transferId }) => transferId))
   }
   expect(seen.sort()).toEqual(ids)

@@ -147,7 +147,7 @@ async function appendDraft(sql: Tx, { block, requests, entries }: Draft): Promis
     ${e((row) => row.item)}::int[], ${e((row) => row.line)}::int[], ${e((row) => row.account)}::uuid[],
     ${e((row) => `${row.sequence}`)}::int8[], ${e((row) => row.currency)}::text[], ${e((row) => row.layer)}::layer[],
     ${e((row) => `${row.amount}`)}::int8[], ${e((row) => `${row.posted}`)}::int8[],
-    ${e((row) => `${row.pendingOut}`)}::int8[], ${e((row) => `${row.pendingIn}`)}::int8[], NULL)`
+    ${e((row) => `${row.pendingOut}`)}::int8[], ${e((row) => `${row.pendingIn}`)}::int8[], '{}', '{}', NULL)`
 }
 
 /** What the database says to it, up to the end of the transaction: `accepted`, or the code and whose rule was broken. */
@@ -728,6 +728,7 @@ describe('the role of the application', () => {
     const writable = rows.filter(({ privileges }) => privileges !== 'SELECT')
     expect(Object.fromEntries(writable.map(({ name, privileges }) => [name, privileges]))).toEqual({
       tenants: 'INSERT SELECT',
+      verifications: 'DELETE INSERT SELECT',
       api_keys: 'INSERT SELECT',
     })
     const columns = await owner`

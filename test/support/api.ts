@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
+import { slotOfId } from '../../src/core/ids.ts'
+import { shardOfSlot } from '../../src/core/shardMap.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import { buildApp } from '../../src/http/app.ts'
 import type {
@@ -13,6 +15,8 @@ import type {
   WalletBody,
 } from '../../src/http/schemas.ts'
 import { connect } from '../../src/postgres/connect.ts'
+import { startHoldExpiry } from '../../src/saga/holdExpiry.ts'
+import { createSagas, type Sagas } from '../../src/saga/sagas.ts'
 import { prepareShards } from '../../src/shards/map.ts'
 import { createRouter, type Router } from '../../src/shards/router.ts'
 import { openShard } from '../../src/shards/shard.ts'
@@ -135,6 +139,7 @@ function idOf(answer: Answer<{ id: string }>): string {
 export type Api = {
   readonly app: FastifyInstance
   readonly router: Router
+  readonly sagas: Sagas
   readonly directory: Directory
   /** Of the database, as a superuser. */
   readonly url: string
@@ -157,20 +162,37 @@ export type Api = {
 export type ApiOptions = {
   /** A database to share, instead of a new one. */
   url?: string
+  /** The databases of shards 1 and more. */
+  moreUrls?: readonly string[]
+  sagaOptions?: { giveUpMs?: number }
   /** Puts something else in place of the shards. */
   wrapRouter?: (router: Router) => Router
+  /** How long the app waits for sagas. */
+  sagaWaitMs?: number
   /** Goes between the app and the database: the URL that the app gets. */
   appUrl?: (url: string) => string | Promise<string>
 }
 
-export async function openApi({ url: given, wrapRouter = (router) => router, appUrl }: ApiOptions = {}): Promise<Api> {
+export async function openApi({
+  url: given,
+  moreUrls = [],
+  wrapRouter = (router) => router,
+  appUrl,
+  sagaOptions = {},
+  sagaWaitMs,
+}: ApiOptions = {}): Promise<Api> {
   const url = given ?? (await migratedDatabase())
   const usedUrl = (await appUrl?.(url)) ?? url
-  const { map } = await prepareShards([usedUrl])
-  const shard = openShard({ number: 0, url: usedUrl, writer: 'test', onTrouble: () => {} })
-  const router = wrapRouter(createRouter([shard], map))
+  const usedUrls = [usedUrl, ...moreUrls]
+  const { map } = await prepareShards(usedUrls)
+  const shards = usedUrls.map((url, number) =>
+    openShard({ number, url, shardOf: (id) => shardOfSlot(map, slotOfId(id)), writer: 'test', onTrouble: () => {} }),
+  )
+  const router = wrapRouter(createRouter(shards, map))
+  const sagas = createSagas({ router, onTrouble: () => {}, ...sagaOptions })
+  const stopExpiry = startHoldExpiry({ router, sagas }, () => {})
   const directory = createDirectory(usedUrl)
-  const app = await buildApp({ router, directory, logLevel: 'silent' })
+  const app = await buildApp({ router, sagas: waiting(sagas, sagaWaitMs), directory, logLevel: 'silent' })
   const sql = connect(url, { max: 1, role: null, name: 'test' })
   const send: Send = async ({ method, path, headers, body }) => {
     const answer = await app.inject({ method, url: path, headers, ...(body === undefined ? {} : { payload: body }) })
@@ -186,6 +208,7 @@ export async function openApi({ url: given, wrapRouter = (router) => router, app
   return {
     app,
     router,
+    sagas,
     directory,
     url,
     tenantIds,
@@ -201,9 +224,15 @@ export async function openApi({ url: given, wrapRouter = (router) => router, app
     query: async <Row extends object>(text: string) => [...(await sql.unsafe<Row[]>(text))],
     async close() {
       await app.close()
-      await Promise.all([directory.close(), shard.close(), sql.end({ timeout: 5 })])
+      await stopExpiry()
+      await sagas.close()
+      await Promise.all([directory.close(), ...shards.map((shard) => shard.close()), sql.end({ timeout: 5 })])
     },
   }
+}
+
+function waiting(sagas: Sagas, ms: number | undefined): Sagas {
+  return ms === undefined ? sagas : { ...sagas, submit: (request) => sagas.submit(request, ms) }
 }
 
 function textHeaders(headers: Record<string, unknown>): Record<string, string | undefined> {

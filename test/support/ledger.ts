@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { slotOf, uuidv7 } from '../../src/core/ids.ts'
+import type { Leg } from '../../src/core/leg.ts'
 import type { Outcome } from '../../src/core/post.ts'
-import { type Leg, type Operation, type Request, requestOf } from '../../src/core/request.ts'
+import { type Operation, type Request, requestOf } from '../../src/core/request.ts'
 import { type Batcher, createBatcher } from '../../src/ledger/batcher.ts'
 import { createPoster, type Poster } from '../../src/ledger/poster.ts'
 
@@ -39,7 +40,7 @@ export type Ledger = {
 
 export function openLedger(url: string, writer = 'test'): Ledger {
   const clockUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
-  const poster = createPoster({ url, shard: 0, writer, clockUs })
+  const poster = createPoster({ url, shard: 0, shardOf: () => 0, writer, clockUs })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
   return {
     poster,

@@ -7,7 +7,7 @@ import { Problems } from '../schemas.ts'
 const READY_MS_MAX = 2_000
 const StatusBody = Type.Object({ status: Type.String() })
 
-/** Is the process alive; can it post. No key needed. */
+/** Is the process alive; can it post, be it on some shards only. No key needed. */
 export function healthRoutes(router: Router): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.get(
@@ -21,14 +21,20 @@ export function healthRoutes(router: Router): FastifyPluginAsyncTypebox {
       {
         schema: {
           tags: ['operations'],
-          summary: 'Every shard answers',
+          summary: 'A shard answers; `degraded` if not all do',
           security: [],
           response: { 200: StatusBody, ...Problems },
         },
       },
       async () => {
-        await Promise.all(router.shards.map(({ number, reader }) => answers(number, reader.ping())))
-        return { status: 'ready' }
+        // A node that is taken out because one shard is down can't serve the others either.
+        const pings = await Promise.allSettled(
+          router.shards.map(({ number, reader }) => answers(number, reader.ping())),
+        )
+        const silent = pings.filter(({ status }) => status === 'rejected')
+        const [first] = silent
+        if (first?.status === 'rejected' && silent.length === pings.length) throw first.reason
+        return { status: silent.length > 0 ? 'degraded' : 'ready' }
       },
     )
   }

@@ -5,10 +5,9 @@ import type { Hold } from '../../core/hold.ts'
 import { parseId } from '../../core/ids.ts'
 import type { Operation } from '../../core/request.ts'
 import { ZerosumError } from '../../errors.ts'
-import type { Router } from '../../shards/router.ts'
 import { allowNoBody } from '../body.ts'
 import { Amount, Currency, HoldBody, Id, IdempotencyHeaders, Problems } from '../schemas.ts'
-import { idempotencyKey, post } from '../submit.ts'
+import { idempotencyKey, type Ledger, post, statusOf } from '../submit.ts'
 import { holdView, recordedHold } from '../views.ts'
 import { legOf, optionalAmount, requestFor } from './transfers.ts'
 
@@ -17,7 +16,7 @@ const EXPIRES_IN_SECONDS = 7 * 24 * 3600
 const EXPIRES_IN_SECONDS_MAX = 366 * 24 * 3600
 
 /** Holds: money reserved now, captured or released later. */
-export function holdRoutes(router: Router): FastifyPluginAsyncTypebox {
+export function holdRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post(
       '/holds',
@@ -41,14 +40,13 @@ export function holdRoutes(router: Router): FastifyPluginAsyncTypebox {
             },
             { additionalProperties: false, required: ['walletId', 'to', 'amount', 'currency'] },
           ),
-          response: { 201: HoldBody, ...Problems },
+          response: { 201: HoldBody, 202: HoldBody, ...Problems },
         },
       },
       async (request, reply) => {
         const { walletId, expiresInSeconds, ...body } = request.body
         const leg = legOf({ ...body, from: walletId })
-        const hold = await act(request, reply, { kind: 'hold', leg, expiresInSeconds, remarks: {} })
-        return reply.code(201).header('location', `/v1/holds/${hold.id}`).send(hold)
+        return await act(request, reply, { kind: 'hold', leg, expiresInSeconds, remarks: {} }, 201)
       },
     )
 
@@ -62,13 +60,13 @@ export function holdRoutes(router: Router): FastifyPluginAsyncTypebox {
           params: Params,
           headers: IdempotencyHeaders,
           body: Type.Object({ amount: Type.Optional(Amount) }, { additionalProperties: false }),
-          response: { 200: HoldBody, ...Problems },
+          response: { 200: HoldBody, 202: HoldBody, ...Problems },
         },
         preValidation: allowNoBody,
       },
       async (request, reply) => {
         const { id: holdId } = await find(request.principal.tenantId, request.params.id)
-        return await act(request, reply, { kind: 'capture', holdId, ...optionalAmount(request.body.amount) })
+        return await act(request, reply, { kind: 'capture', holdId, ...optionalAmount(request.body.amount) }, 200)
       },
     )
 
@@ -82,13 +80,13 @@ export function holdRoutes(router: Router): FastifyPluginAsyncTypebox {
           params: Params,
           headers: IdempotencyHeaders,
           body: Type.Object({}, { additionalProperties: false }),
-          response: { 200: HoldBody, ...Problems },
+          response: { 200: HoldBody, 202: HoldBody, ...Problems },
         },
         preValidation: allowNoBody,
       },
       async (request, reply) => {
         const { id: holdId } = await find(request.principal.tenantId, request.params.id)
-        return await act(request, reply, { kind: 'release', holdId })
+        return await act(request, reply, { kind: 'release', holdId }, 200)
       },
     )
 
@@ -101,13 +99,26 @@ export function holdRoutes(router: Router): FastifyPluginAsyncTypebox {
       async ({ principal, params }) => holdView(await find(principal.tenantId, params.id)),
     )
 
-    async function act(request: FastifyRequest, reply: FastifyReply, operation: Operation) {
+    async function act(request: FastifyRequest, reply: FastifyReply, operation: Operation, done: 200 | 201) {
       const asked = requestFor(request.principal.tenantId, idempotencyKey(request), operation)
-      return holdView(recordedHold(await post(router.forId(asked.scope), asked, reply)))
+      const made = await post(sagas, asked, reply)
+      const { tenantId, id } = made.record
+      // While a saga is under way, the record says less than the hold itself.
+      const isOver = made.end !== 'pending'
+      const hold = isOver
+        ? holdView(recordedHold(made))
+        : holdView(await findById(tenantId, 'holdId' in operation ? operation.holdId : id))
+      const status = statusOf(made, done)
+      reply.code(status)
+      if (status !== 200) reply.header('location', `/v1/holds/${hold.id}`)
+      return hold
     }
 
     async function find(tenantId: string, text: string): Promise<Hold> {
-      const id = parseId('hld', text)
+      return await findById(tenantId, parseId('hld', text))
+    }
+
+    async function findById(tenantId: string, id: string | undefined): Promise<Hold> {
       const hold = id && (await router.forId(id).reader.hold(tenantId, id))
       if (!hold) throw new ZerosumError('not_found')
       return hold

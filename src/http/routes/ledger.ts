@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import Type from 'typebox'
+import Type, { type Static } from 'typebox'
+import type { Audits, LastAudit } from '../../audit/background.ts'
 import { formatId, parseId } from '../../core/ids.ts'
 import { formatTime } from '../../core/time.ts'
 import { ZerosumError } from '../../errors.ts'
@@ -43,8 +44,35 @@ const BlockWithRequests = Type.Object({
   ),
 })
 
-/** The trail: blocks of the chain, transactions with their entries. */
-export function ledgerRoutes(router: Router): FastifyPluginAsyncTypebox {
+const DiscrepancyBody = Type.Object({
+  shard: Type.Unsafe<number | null>({ type: ['integer', 'null'] }),
+  block: Type.Unsafe<number | null>({ type: ['integer', 'null'] }),
+  transaction: Type.Unsafe<string | null>({ type: ['string', 'null'] }),
+  account: Type.Unsafe<string | null>({ type: ['string', 'null'] }),
+  problem: Type.String(),
+})
+
+const VerificationBody = Type.Object({
+  balanced: Type.Boolean(),
+  finishedAt: Type.String(),
+  tookMs: Type.Integer(),
+  shards: Type.Array(
+    Type.Object({
+      shard: Type.Integer(),
+      blocks: Type.Integer(),
+      requests: Type.Integer(),
+      entries: Type.Integer(),
+      accounts: Type.Integer(),
+      head: Type.Object({ number: Type.Integer(), hash: Type.String() }),
+      balanced: Type.Boolean(),
+    }),
+  ),
+  betweenShards: Type.Object({ sagas: Type.Integer(), inFlight: Type.Integer(), balanced: Type.Boolean() }),
+  discrepancy: Type.Unsafe<Static<typeof DiscrepancyBody> | null>({ anyOf: [DiscrepancyBody, { type: 'null' }] }),
+})
+
+/** The trail: blocks of the chain, transactions with their entries, and what the last audit said of it. */
+export function ledgerRoutes(router: Router, audits: Pick<Audits, 'last'> | undefined): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.get(
       '/ledger/blocks',
@@ -116,7 +144,7 @@ export function ledgerRoutes(router: Router): FastifyPluginAsyncTypebox {
           createdAt: formatTime(timeUs),
           entries: entries.map((entry) => ({
             id: entryId(entry.accountId, entry.sequence),
-            account: entry.accountKind === 'wallet' ? formatId('wal', entry.accountId) : entry.accountKind,
+            account: entry.accountName === 'wallet' ? formatId('wal', entry.accountId) : entry.accountName,
             sequence: entry.sequence,
             currency: entry.currency,
             amount: `${entry.amount}`,
@@ -127,11 +155,46 @@ export function ledgerRoutes(router: Router): FastifyPluginAsyncTypebox {
       },
     )
 
+    app.get(
+      '/ledger/verification',
+      {
+        config: { scope: 'ledger:read' },
+        schema: {
+          tags: ['ledger'],
+          summary: 'What the last audit of all shards found',
+          description: 'Audits go on by themselves; before the first is done there is nothing to show.',
+          response: { 200: VerificationBody, ...Problems },
+        },
+      },
+      async () => {
+        const last = await audits?.last()
+        if (!last) throw new ZerosumError('not_found', 'No audit is done yet: ask again in a minute.')
+        return verificationView(last)
+      },
+    )
+
     function shardOf(number: number): Shard {
       const shard = router.shards[number]
       if (!shard) throw new ZerosumError('not_found')
       return shard
     }
+  }
+}
+
+/** The first discrepancy: within a shard, else between them. */
+function verificationView({ verification, finishedUs, tookMs }: LastAudit): Static<typeof VerificationBody> {
+  const { balanced, shards, transit } = verification
+  const between = transit.discrepancy && {
+    ...{ shard: null, block: null, transaction: formatId('txn', transit.discrepancy.saga), account: null },
+    problem: transit.discrepancy.problem,
+  }
+  return {
+    balanced,
+    finishedAt: formatTime(finishedUs),
+    tookMs,
+    shards: shards.map(({ discrepancy: _, ...report }) => report),
+    betweenShards: { sagas: transit.sagas, inFlight: transit.inFlight, balanced: transit.balanced },
+    discrepancy: shards.find(({ discrepancy }) => discrepancy)?.discrepancy ?? between,
   }
 }
 

@@ -1,11 +1,13 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import Type, { type Static } from 'typebox'
 import { parseId, slotOfId } from '../../core/ids.ts'
-import { type Leg, type Operation, type Remarks, type Request, requestOf } from '../../core/request.ts'
+import type { Leg } from '../../core/leg.ts'
+import { type Operation, type Remarks, type Request, requestOf } from '../../core/request.ts'
+import { begunSaga } from '../../core/saga.ts'
 import { ZerosumError } from '../../errors.ts'
+import { endOf } from '../../saga/runner.ts'
 import { newId } from '../../shards/newId.ts'
-import type { Router } from '../../shards/router.ts'
 import { allowNoBody } from '../body.ts'
 import { type Problem, problemOf } from '../problems.ts'
 import {
@@ -20,7 +22,7 @@ import {
   Time,
   TransferBody,
 } from '../schemas.ts'
-import { acceptedRecord, idempotencyKey, post, submit } from '../submit.ts'
+import { accepted, idempotencyKey, type Ledger, post, statusOf, submit } from '../submit.ts'
 import { transferView } from '../views.ts'
 
 const LegFields = { from: Id('wal'), to: Id('wal'), amount: Amount, currency: Currency }
@@ -55,7 +57,7 @@ const Item = Type.Object(
 const BATCH_BYTES_MAX = 4 * 1024 * 1024
 
 /** Transfers, top-ups and withdrawals: what moves money at once. */
-export function transferRoutes(router: Router): FastifyPluginAsyncTypebox {
+export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post(
       '/top-ups',
@@ -69,13 +71,12 @@ export function transferRoutes(router: Router): FastifyPluginAsyncTypebox {
             { walletId: Id('wal'), amount: Amount, currency: Currency, source: Type.Optional(Text(500)) },
             { additionalProperties: false },
           ),
-          response: { 201: TransferBody, ...Problems },
+          response: { 201: TransferBody, 202: TransferBody, ...Problems },
         },
       },
       async (request, reply) => {
         const { source, ...body } = request.body
-        const transfer = await move(request, reply, outsideOf('top-up', body, source))
-        return reply.code(201).header('location', `/v1/transfers/${transfer.id}`).send(transfer)
+        return await move(request, reply, outsideOf('top-up', body, source))
       },
     )
 
@@ -91,13 +92,12 @@ export function transferRoutes(router: Router): FastifyPluginAsyncTypebox {
             { walletId: Id('wal'), amount: Amount, currency: Currency, destination: Type.Optional(Text(500)) },
             { additionalProperties: false },
           ),
-          response: { 201: TransferBody, ...Problems },
+          response: { 201: TransferBody, 202: TransferBody, ...Problems },
         },
       },
       async (request, reply) => {
         const { destination, ...body } = request.body
-        const transfer = await move(request, reply, outsideOf('withdrawal', body, destination))
-        return reply.code(201).header('location', `/v1/transfers/${transfer.id}`).send(transfer)
+        return await move(request, reply, outsideOf('withdrawal', body, destination))
       },
     )
 
@@ -110,12 +110,11 @@ export function transferRoutes(router: Router): FastifyPluginAsyncTypebox {
           summary: 'Move money between wallets',
           headers: IdempotencyHeaders,
           body: TransferRequest,
-          response: { 201: TransferBody, ...Problems },
+          response: { 201: TransferBody, 202: TransferBody, ...Problems },
         },
       },
       async (request, reply) => {
-        const transfer = await move(request, reply, transferOf(request.body, 'body'))
-        return reply.code(201).header('location', `/v1/transfers/${transfer.id}`).send(transfer)
+        return await move(request, reply, transferOf(request.body, 'body'))
       },
     )
 
@@ -167,15 +166,14 @@ export function transferRoutes(router: Router): FastifyPluginAsyncTypebox {
           params: Type.Object({ id: Type.String() }),
           headers: IdempotencyHeaders,
           body: Type.Object({ amount: Type.Optional(Amount) }, { additionalProperties: false }),
-          response: { 201: TransferBody, ...Problems },
+          response: { 201: TransferBody, 202: TransferBody, ...Problems },
         },
         preValidation: allowNoBody,
       },
       async (request, reply) => {
         const { record } = await find(request.principal.tenantId, request.params.id)
         const amount = optionalAmount(request.body.amount)
-        const transfer = await move(request, reply, { kind: 'reversal', transferId: record.id, ...amount })
-        return reply.code(201).header('location', `/v1/transfers/${transfer.id}`).send(transfer)
+        return await move(request, reply, { kind: 'reversal', transferId: record.id, ...amount })
       },
     )
 
@@ -191,22 +189,26 @@ export function transferRoutes(router: Router): FastifyPluginAsyncTypebox {
         },
       },
       async ({ principal, params }) => {
-        const { record, reversedBy } = await find(principal.tenantId, params.id)
-        return transferView(record, reversedBy)
+        const { reversedBy, ...made } = await find(principal.tenantId, params.id)
+        return transferView(made, reversedBy)
       },
     )
 
-    async function move(request: FastifyRequest, reply: Parameters<typeof post>[2], operation: Operation) {
+    async function move(request: FastifyRequest, reply: FastifyReply, operation: Operation) {
       const asked = requestFor(request.principal.tenantId, idempotencyKey(request), operation)
-      return transferView(await post(router.forId(asked.scope), asked, reply))
+      const made = await post(sagas, asked, reply)
+      const transfer = transferView(made)
+      reply.code(statusOf(made, 201)).header('location', `/v1/transfers/${transfer.id}`)
+      return transfer
     }
 
     async function itemResult(request: FastifyRequest, asked: Request): Promise<ItemResult> {
       let replayed = false
       try {
-        const outcome = await submit(router.forId(asked.scope), asked)
-        replayed = outcome.status === 'replayed'
-        return { status: 201, replayed, transfer: transferView(acceptedRecord(outcome)) }
+        const settled = await submit(sagas, asked)
+        replayed = settled.status === 'replayed'
+        const made = accepted(settled)
+        return { status: statusOf(made, 201), replayed, transfer: transferView(made) }
       } catch (error) {
         if (!(error instanceof ZerosumError)) {
           request.log.error({ err: error, correlationId: request.id }, 'an item of a batch failed unexpectedly')
@@ -218,9 +220,12 @@ export function transferRoutes(router: Router): FastifyPluginAsyncTypebox {
 
     async function find(tenantId: string, text: string) {
       const id = parseId('trf', text)
-      const found = id && (await router.forId(id).reader.transfer(tenantId, id))
-      if (!found) throw new ZerosumError('not_found')
-      return found
+      const reader = id === undefined ? undefined : router.forId(id).reader
+      const found = id === undefined ? undefined : await reader?.transfer(tenantId, id)
+      if (!id || !found || !reader) throw new ZerosumError('not_found')
+      if (!begunSaga(tenantId, found.record.result)) return found
+      const ended = await reader.sagaEnd(tenantId, id)
+      return { ...found, end: ended ? endOf(ended) : ('pending' as const) }
     }
   }
 }

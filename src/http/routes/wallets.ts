@@ -7,7 +7,6 @@ import { parseTime } from '../../core/time.ts'
 import { ZerosumError } from '../../errors.ts'
 import type { Wallet } from '../../ledger/sql/wallets.ts'
 import { newId } from '../../shards/newId.ts'
-import type { Router } from '../../shards/router.ts'
 import type { Shard } from '../../shards/shard.ts'
 import { idPage, numberPage, pageView } from '../page.ts'
 import {
@@ -25,13 +24,13 @@ import {
   Time,
   WalletBody,
 } from '../schemas.ts'
-import { idempotencyKey, post } from '../submit.ts'
+import { idempotencyKey, type Ledger, post } from '../submit.ts'
 import { balanceView, entryView, openedWalletView, walletView } from '../views.ts'
 
 const Params = Type.Object({ id: Type.String() })
 
 /** Wallets: open, read, change; their balance and their entries. */
-export function walletRoutes(router: Router): FastifyPluginAsyncTypebox {
+export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post(
       '/wallets',
@@ -69,7 +68,7 @@ export function walletRoutes(router: Router): FastifyPluginAsyncTypebox {
           ...(name === undefined ? {} : { name }),
           ...(metadata === undefined ? {} : { metadata }),
         })
-        const wallet = openedWalletView(await post(router.forHolder(tenantId, holderId), asked, reply))
+        const wallet = openedWalletView((await post(sagas, asked, reply)).record)
         return reply.code(201).header('location', `/v1/wallets/${wallet.id}`).send(wallet)
       },
     )
@@ -129,7 +128,7 @@ export function walletRoutes(router: Router): FastifyPluginAsyncTypebox {
       },
       async (request, reply) => {
         const { tenantId } = request.principal
-        const { wallet, shard } = await find(tenantId, request.params.id)
+        const { wallet } = await find(tenantId, request.params.id)
         const { name, metadata, status, limits } = request.body
         const id = newId(slotOfId(wallet.id))
         const key = request.headers['idempotency-key'] ?? id
@@ -141,7 +140,7 @@ export function walletRoutes(router: Router): FastifyPluginAsyncTypebox {
           ...(status === undefined ? {} : { status }),
           ...(limits === undefined ? {} : { limits: limitsOf(limits) }),
         })
-        await post(shard, asked, reply)
+        await post(sagas, asked, reply)
         return walletView((await find(tenantId, request.params.id)).wallet)
       },
     )

@@ -37,6 +37,7 @@ export async function appendBlock(sql: Sql | Tx, block: Block, changes: Posting[
     ${column(lines, (line) => `${line.posted}`)}::int8[],
     ${column(lines, (line) => `${line.pendingOut}`)}::int8[],
     ${column(lines, (line) => `${line.pendingIn}`)}::int8[],
+    ${arrayLiteral(changes.sagasBegun)}::uuid[], ${arrayLiteral(changes.sagasEnded)}::uuid[],
     ${changesJson(block, changes)}::text::json)`
 }
 
@@ -70,9 +71,9 @@ function changesJson(block: Block, { accounts, opened, settingsChanged, holds }:
 }
 
 function openedRow(account: Account): object {
-  const { id, tenantId, kind, currency, overdraftLimit } = account
+  const { id, tenantId, kind, currency, peer, overdraftLimit } = account
   const overdraft_limit = overdraftLimit === null ? null : `${overdraftLimit}`
-  return { id, tenant_id: tenantId, kind, currency, overdraft_limit, ...limitColumns(account) }
+  return { id, tenant_id: tenantId, kind, currency, peer, overdraft_limit, ...limitColumns(account) }
 }
 
 function limitColumns({ limits }: Account): object {

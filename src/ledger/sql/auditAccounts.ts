@@ -79,6 +79,7 @@ export async function findWrongCounters(sql: Tx): Promise<Finding | undefined> {
 
 type SystemAccountRow = Pick<Account, 'id' | 'currency'> & {
   kind: Exclude<Account['kind'], 'wallet'>
+  peer: number | null
   tenant_id: string
   status: AccountStatus
   transfer_max: bigint | null
@@ -93,7 +94,7 @@ const PAGE_ROWS = 1_000
 /** Finds a system account that is not what its id says, or that somebody restricted, which only wallets can be. */
 export async function findWrongSystemAccount(sql: Tx, shard: number): Promise<Finding | undefined> {
   const pages = sql<SystemAccountRow[]>`
-    SELECT a.id, a.tenant_id, a.kind, a.currency, a.status, a.transfer_max, a.balance_max, r.block, r.item, r.id AS request
+    SELECT a.id, a.tenant_id, a.kind, a.currency, a.peer, a.status, a.transfer_max, a.balance_max, r.block, r.item, r.id AS request
     FROM accounts a
     LEFT JOIN entries e ON e.account_id = a.id AND e.sequence = a.sequence
     LEFT JOIN requests r ON (r.block, r.item) = (e.block, e.item)
@@ -101,7 +102,9 @@ export async function findWrongSystemAccount(sql: Tx, shard: number): Promise<Fi
   for await (const rows of pages) {
     for (const row of rows) {
       const { kind, currency, status, transfer_max, balance_max } = row
-      const due = { id: systemAccountId({ tenantId: row.tenant_id, shard, kind, currency }), status: 'active' }
+      const place = { tenantId: row.tenant_id, shard, kind, currency }
+      const id = systemAccountId(row.peer === null ? place : { ...place, peer: row.peer })
+      const due = { id, status: 'active' }
       const problem = difference(
         { id: row.id, status, transfer_max, balance_max },
         { ...due, transfer_max: null, balance_max: null },

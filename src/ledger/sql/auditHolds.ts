@@ -1,14 +1,23 @@
 import { endedHoldOf, type Finding, payloadOf } from '../../core/audit.ts'
 import type { Hold } from '../../core/hold.ts'
+import { begunSaga } from '../../core/saga.ts'
 import type { Tx } from '../../postgres/connect.ts'
 import { Due, earliestFinding, type History, NOWHERE, type Place } from './auditHistory.ts'
 
 const STATUS_AFTER = { capture: 'captured', release: 'released', expiry: 'expired' } as const
 
+/** What the end of a saga makes of a hold between shards, by the status before. */
+const STATUS_AFTER_SAGA: Readonly<Record<SagaEnd, Partial<Record<Hold['status'], Hold['status']>>>> = {
+  'saga-finalize': { pending: 'held', capturing: 'captured' },
+  'saga-release': { pending: 'refused', capturing: 'held' },
+}
+
+type SagaEnd = 'saga-finalize' | 'saga-release'
+
 type Row = {
   subject: string
   request: string | null
-  kind: 'hold' | keyof typeof STATUS_AFTER | null
+  kind: 'hold' | keyof typeof STATUS_AFTER | SagaEnd | null
   tenant_id: string
   payload: string
   result: string | null
@@ -37,7 +46,10 @@ export async function findWrongHold(sql: Tx): Promise<Finding | undefined> {
            h.captured
     FROM (SELECT CASE kind WHEN 'hold' THEN id ELSE target END AS subject,
                  id, kind, tenant_id, payload::text, result::text, block, item
-          FROM requests WHERE refusal IS NULL AND kind IN ('hold', 'capture', 'release', 'expiry')) AS r
+          FROM requests WHERE refusal IS NULL AND kind IN ('hold', 'capture', 'release', 'expiry')
+          UNION ALL
+          SELECT (result->'hold'->>'id')::uuid, id, kind, tenant_id, payload::text, result::text, block, item
+          FROM requests WHERE kind IN ('saga-finalize', 'saga-release') AND result->'hold' IS NOT NULL) AS r
     FULL JOIN holds h ON h.id = r.subject
     ORDER BY 1, r.block, r.item`.cursor(PAGE_ROWS)
   return await earliestFinding(pages, holdHistory)
@@ -53,13 +65,18 @@ function holdHistory(first: Row): History<Row> {
     const [leg] = payloadOf(row.payload).legs ?? []
     payer = leg?.from ?? null
     whole = leg?.amount
-    status = 'held'
+    status = begunSaga(row.tenant_id, row.result) ? 'pending' : 'held'
     due.set(place, { tenant: row.tenant_id, from: payer, to: leg?.to ?? null, currency: leg?.currency ?? null })
     due.set(place, { amount: whole ?? null, expires: expiryOf(row.result), status, captured: 0 })
     return undefined
   }
 
   function ended(row: Row, kind: keyof typeof STATUS_AFTER, place: Place): Finding | undefined {
+    if (status === 'held' && kind === 'capture' && begunSaga(row.tenant_id, row.result)) {
+      status = 'capturing'
+      due.set(place, { status })
+      return undefined
+    }
     const recorded = endedHoldOf(row.result)
     if (status !== 'held') {
       const before = status === undefined ? 'no accepted request placed it' : `it was ${status} before`
@@ -68,7 +85,26 @@ function holdHistory(first: Row): History<Row> {
     status = STATUS_AFTER[kind]
     const captured = kind === 'capture' ? (payloadOf(row.payload).amount ?? whole ?? null) : 0
     due.set(place, { status, captured })
-    const { expiresAtUs: expires, ...said } = recorded
+    return compare(row, kind, place)
+  }
+
+  function endedBySaga(row: Row, kind: SagaEnd, place: Place): Finding | undefined {
+    const after = status && STATUS_AFTER_SAGA[kind][status]
+    if (!after) {
+      return {
+        ...place,
+        account: payer,
+        problem: `the ${kind} is of a hold that was ${status ?? 'never placed'} before`,
+      }
+    }
+    if (after === 'captured') due.set(place, { captured: payloadOf(row.payload).saga?.captured ?? null })
+    status = after
+    due.set(place, { status })
+    return compare(row, kind, place)
+  }
+
+  function compare(row: Row, kind: string, place: Place): Finding | undefined {
+    const { expiresAtUs: expires, ...said } = endedHoldOf(row.result)
     const wrong = due.compare({ ...said, tenant: row.tenant_id, expires })
     return wrong && { ...place, account: payer, problem: `in what the ${kind} recorded of the hold, ${wrong.problem}` }
   }
@@ -79,7 +115,11 @@ function holdHistory(first: Row): History<Row> {
         return { ...NOWHERE, account: payer, problem: 'there is a hold that no accepted request placed' }
       }
       const place: Place = { block: Number(row.block), item: row.item, transaction: row.request }
-      return row.kind === 'hold' || row.kind === null ? placed(row, place) : ended(row, row.kind, place)
+      if (row.kind === 'hold' || row.kind === null) return placed(row, place)
+      const isSaga = row.kind === 'saga-finalize' || row.kind === 'saga-release'
+      return isSaga
+        ? endedBySaga(row, row.kind as SagaEnd, place)
+        : ended(row, row.kind as keyof typeof STATUS_AFTER, place)
     },
     end() {
       if (first.request === null || status === undefined) return undefined

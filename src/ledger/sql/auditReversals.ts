@@ -1,6 +1,7 @@
 import { type Finding, payloadOf } from '../../core/audit.ts'
 import { parseAmount } from '../../core/money.ts'
 import type { Kind } from '../../core/request.ts'
+import { END_KEY } from '../../core/saga.ts'
 import { type Movement, recordedMovements, reversalMovements, type Transfer, totalOf } from '../../core/transfer.ts'
 import type { Tx } from '../../postgres/connect.ts'
 import { earliestFinding, type History } from './auditHistory.ts'
@@ -17,6 +18,7 @@ type Row = {
   transfer_tenant: string
   transfer_payload: string
   is_later: boolean | null
+  is_undone: boolean
 }
 
 const PAGE_ROWS = 1_000
@@ -27,18 +29,30 @@ const PAGE_ROWS = 1_000
  */
 export async function findWrongReversal(sql: Tx): Promise<Finding | undefined> {
   const pages = sql<Row[]>`
+    SELECT * FROM (
     SELECT r.target AS subject, r.id AS request, r.tenant_id, r.payload::text, r.result::text, r.block, r.item,
            t.kind AS transfer_kind, t.tenant_id AS transfer_tenant, t.payload::text AS transfer_payload,
-           (t.block, t.item) < (r.block, r.item) AS is_later
+           CASE WHEN t.result->'saga' IS NULL THEN (t.block, t.item)
+                ELSE (SELECT (e.block, e.item) FROM requests e
+                      WHERE (e.tenant_id, e.scope, e.key) = (t.tenant_id, t.id, ${END_KEY}) AND e.kind = 'saga-finalize')
+           END < (r.block, r.item) AS is_later, false AS is_undone
     FROM requests r
     LEFT JOIN requests t ON t.id = r.target AND t.refusal IS NULL AND t.kind IN ('transfer', 'top-up', 'withdrawal')
-    WHERE r.kind = 'reversal' AND r.refusal IS NULL ORDER BY r.target, r.block, r.item`.cursor(PAGE_ROWS)
+    WHERE r.kind = 'reversal' AND r.refusal IS NULL
+    UNION ALL
+    -- A reversal between shards that came to nothing gives back what it took.
+    SELECT r.target, r.id, r.tenant_id, r.payload::text, r.result::text, c.block, c.item, NULL, NULL, NULL, true, true
+    FROM requests r
+    JOIN requests c ON (c.tenant_id, c.scope, c.key) = (r.tenant_id, r.id, ${END_KEY}) AND c.kind = 'saga-release'
+    WHERE r.kind = 'reversal' AND r.refusal IS NULL) AS r ORDER BY r.subject, r.block, r.item`.cursor(PAGE_ROWS)
   return await earliestFinding(pages, reversalHistory)
 }
 
 function reversalHistory({ subject, transfer_kind, transfer_tenant, transfer_payload }: Row): History<Row> {
   const movements = transfer_kind && recordedMovements(transfer_kind, payloadOf(transfer_payload), null)
-  let transfer: Transfer | null = movements && { id: subject, tenantId: transfer_tenant, movements, reversed: 0n }
+  let transfer: Transfer | null = movements && {
+    ...{ id: subject, tenantId: transfer_tenant, movements, status: 'completed', reversed: 0n },
+  }
   return {
     add(row) {
       const { block, item, request: transaction } = row
@@ -47,6 +61,10 @@ function reversalHistory({ subject, transfer_kind, transfer_tenant, transfer_pay
         ...{ block: Number(block), item, transaction, account: moved[0]?.from ?? null },
         problem: `the reversal of ${subject} ${problem}`,
       })
+      if (transfer && row.is_undone) {
+        transfer = { ...transfer, reversed: transfer.reversed - totalOf(moved) }
+        return undefined
+      }
       if (!transfer || !row.is_later || transfer.tenantId !== row.tenant_id) {
         return wrong('is of no accepted transfer before it')
       }

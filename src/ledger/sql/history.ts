@@ -1,5 +1,6 @@
 import type { Account } from '../../core/account.ts'
 import type { Kind, Payload } from '../../core/request.ts'
+import { END_KEY, type SagaJson, sagaOf } from '../../core/saga.ts'
 import type { Layer } from '../../core/workspace.ts'
 import type { Sql } from '../../postgres/connect.ts'
 
@@ -8,6 +9,8 @@ export type HistoryEntry = {
   readonly accountId: string
   readonly sequence: number
   readonly transactionId: string
+  /** The request behind it, and what it asked for; of a step of a saga, what began the saga. */
+  readonly requestId: string
   readonly kind: Kind
   readonly amount: bigint
   readonly layer: Layer
@@ -23,7 +26,10 @@ type Row = {
   account_id: string
   sequence: bigint
   id: string
+  tenant_id: string
   kind: Kind
+  line: number
+  saga: SagaJson | null
   amount: bigint
   layer: Layer
   balance_after: bigint
@@ -33,13 +39,19 @@ type Row = {
   time_us: bigint
 }
 
-/** A wallet's entries, newest first, before entry number `before`. Lines come in pairs, so the other side is one away. */
+/**
+ * A wallet's entries, newest first, before entry number `before`. Lines come in pairs, so the other side is one away. A transfer
+ * between shards shows as any other: the lines that reserve its amount meanwhile are left out. So are those of a hold that the
+ * payee's shard refused.
+ */
 export async function listEntries(
   sql: Sql,
+  shard: number,
   query: { walletId: string; limit: number; before: number | null },
 ): Promise<HistoryEntry[]> {
   const rows = await sql<Row[]>`
-    SELECT e.account_id, e.sequence, r.id, r.kind, e.amount, e.layer, r.payload->>'memo' AS memo, b.time_us,
+    SELECT e.account_id, e.sequence, e.line, r.id, r.tenant_id, r.kind, coalesce(r.payload->'saga', r.result->'saga') AS saga,
+           e.amount, e.layer, r.payload->>'memo' AS memo, b.time_us,
            CASE e.layer WHEN 'posted' THEN e.posted ELSE e.pending_in - e.pending_out END AS balance_after,
            other.account_id AS other_id, a.kind AS other_kind
     FROM entries e
@@ -48,20 +60,46 @@ export async function listEntries(
     JOIN entries other ON (other.block, other.item, other.line) = (e.block, e.item, e.line # 1)
     JOIN accounts a ON a.id = other.account_id
     WHERE e.account_id = ${query.walletId} AND (${query.before}::int8 IS NULL OR e.sequence < ${query.before}::int8)
+      AND NOT (e.layer = 'pending' AND CASE coalesce(r.payload->'saga'->>'as', r.kind)
+        WHEN 'transfer' THEN true
+        WHEN 'reversal' THEN true
+        WHEN 'hold' THEN EXISTS (
+          SELECT FROM requests c
+          WHERE (c.tenant_id, c.scope, c.key) = (r.tenant_id, coalesce((r.payload->'saga'->>'id')::uuid, r.id), ${END_KEY})
+            AND c.kind = 'saga-release')
+        ELSE false END)
     ORDER BY e.sequence DESC LIMIT ${query.limit}`
   return rows.map((row) => ({
     accountId: row.account_id,
     sequence: Number(row.sequence),
     transactionId: row.id,
-    kind: row.kind,
     amount: row.amount,
     layer: row.layer,
     balanceAfter: row.balance_after,
-    counterpartyId: row.other_id,
-    counterpartyKind: row.other_kind,
-    memo: row.memo,
+    ...(row.saga ? behindSaga(row, row.saga, shard) : behindRequest(row)),
     timeUs: Number(row.time_us),
   }))
+}
+
+type Behind = Pick<HistoryEntry, 'requestId' | 'kind' | 'counterpartyId' | 'counterpartyKind' | 'memo'>
+
+function behindRequest({ id, kind, memo, other_id, other_kind }: Row): Behind {
+  return { requestId: id, kind, memo, counterpartyId: other_id, counterpartyKind: other_kind }
+}
+
+/** The other side of a line of a saga may live elsewhere, behind a transit account; the saga knows. */
+function behindSaga({ tenant_id, account_id, line }: Row, json: SagaJson, shard: number): Behind {
+  const saga = sagaOf(tenant_id, json)
+  const mine = saga.legs.filter(({ fromShard, toShard }) => fromShard === shard || toShard === shard)
+  const leg = mine[(line >> 1) % mine.length]
+  if (!leg) throw new Error(`saga ${saga.id} has entries on shard ${shard}, but no leg there`)
+  return {
+    requestId: saga.id,
+    kind: saga.as,
+    memo: saga.memo ?? null,
+    counterpartyId: leg.from === account_id ? leg.to : leg.from,
+    counterpartyKind: 'wallet',
+  }
 }
 
 /** A transaction and its entries, in order. */
@@ -74,7 +112,8 @@ export type Transaction = {
   readonly timeUs: number
   readonly entries: readonly {
     accountId: string
-    accountKind: Account['kind']
+    /** `wallet`, or the name of a system account: `cash`, `transit:1`. */
+    accountName: string
     sequence: number
     currency: string
     amount: bigint
@@ -93,7 +132,7 @@ export async function findTransaction(sql: Sql, tenantId: string, id: string): P
       item: number
       time_us: bigint
       account_id: string
-      account_kind: Account['kind']
+      account_name: string
       sequence: bigint
       currency: string
       amount: bigint
@@ -101,7 +140,7 @@ export async function findTransaction(sql: Sql, tenantId: string, id: string): P
       balance_after: bigint
     }[]
   >`
-    SELECT r.kind, r.payload, r.block, r.item, b.time_us, e.account_id, a.kind AS account_kind, e.sequence, e.currency,
+    SELECT r.kind, r.payload, r.block, r.item, b.time_us, e.account_id, concat_ws(':', a.kind, a.peer) AS account_name, e.sequence, e.currency,
            e.amount, e.layer,
            CASE e.layer WHEN 'posted' THEN e.posted ELSE e.pending_in - e.pending_out END AS balance_after
     FROM requests r
@@ -121,7 +160,7 @@ export async function findTransaction(sql: Sql, tenantId: string, id: string): P
     timeUs: Number(first.time_us),
     entries: rows.map((row) => ({
       accountId: row.account_id,
-      accountKind: row.account_kind,
+      accountName: row.account_name,
       sequence: Number(row.sequence),
       currency: row.currency,
       amount: row.amount,

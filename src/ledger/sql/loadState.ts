@@ -2,6 +2,7 @@ import type { Account, AccountStatus } from '../../core/account.ts'
 import type { Hold } from '../../core/hold.ts'
 import type { Refusal } from '../../core/refusal.ts'
 import type { Kind, Payload, Request, RequestRecord } from '../../core/request.ts'
+import { END_KEY } from '../../core/saga.ts'
 import { recordedMovements, type Transfer } from '../../core/transfer.ts'
 import { recordName } from '../../core/workspace.ts'
 import { arrayLiteral, type Sql, type Tx } from '../../postgres/connect.ts'
@@ -11,7 +12,7 @@ export type Wanted = {
   readonly accounts: readonly string[]
   readonly holds: readonly string[]
   readonly transfers: readonly string[]
-  readonly records: readonly Request[]
+  readonly records: readonly Pick<Request, 'tenantId' | 'scope' | 'key'>[]
 }
 
 /** What was found of it; the accounts of wanted holds and transfers included. */
@@ -61,6 +62,8 @@ async function loadAccounts(sql: Sql | Tx, { accounts, holds, transfers }: Wante
         SELECT ${columns} FROM accounts WHERE id IN (
           SELECT unnest(${arrayLiteral(accounts)}::uuid[])
           UNION SELECT unnest(ARRAY[from_account, to_account]) FROM holds WHERE id = ANY (${arrayLiteral(holds)}::uuid[])
+          UNION SELECT a.id FROM holds h JOIN accounts a USING (tenant_id, currency)
+                WHERE h.id = ANY (${arrayLiteral(holds)}::uuid[]) AND a.kind <> 'wallet'
           UNION SELECT e.account_id FROM requests r JOIN entries e ON (e.block, e.item) = (r.block, r.item)
                 WHERE r.id = ANY (${arrayLiteral(transfers)}::uuid[]))`
     : await sql<AccountRow[]>`SELECT ${columns} FROM accounts WHERE id = ANY (${arrayLiteral(accounts)}::uuid[])`
@@ -112,22 +115,38 @@ async function loadHolds(sql: Sql | Tx, ids: readonly string[]): Promise<Hold[]>
   }))
 }
 
-/** Accepted transfers, top-ups and withdrawals, with what was reversed of each: the sum of their reversals' movements. */
+/**
+ * Accepted transfers, top-ups and withdrawals, with what was reversed of each: the sum of their reversals' movements, but of those
+ * that came to nothing.
+ */
 async function loadTransfers(sql: Sql | Tx, ids: readonly string[]): Promise<Transfer[]> {
-  const rows = await sql<{ id: string; tenant_id: string; kind: Kind; payload: Payload; reversed: string }[]>`
-    SELECT t.id, t.tenant_id, t.kind, t.payload, (
+  const rows = await sql<TransferRow[]>`
+    SELECT t.id, t.tenant_id, t.kind, t.payload, t.result->'saga' IS NOT NULL AS is_saga, e.kind AS ended_by, (
       SELECT coalesce(sum((m->>'amount')::numeric), 0)::text
       FROM requests r, json_array_elements(r.result->'movements') AS m
-      WHERE r.target = t.id AND r.kind = 'reversal' AND r.refusal IS NULL) AS reversed
-    FROM requests t
+      WHERE r.target = t.id AND r.kind = 'reversal' AND r.refusal IS NULL AND NOT EXISTS (
+        SELECT FROM requests c
+        WHERE (c.tenant_id, c.scope, c.key) = (r.tenant_id, r.id, ${END_KEY}) AND c.kind = 'saga-release')) AS reversed
+    FROM requests t LEFT JOIN requests e ON (e.tenant_id, e.scope, e.key) = (t.tenant_id, t.id, ${END_KEY})
     WHERE t.id = ANY (${arrayLiteral(ids)}::uuid[])
       AND t.refusal IS NULL AND t.kind IN ('transfer', 'top-up', 'withdrawal')`
-  return rows.map(({ id, tenant_id, kind, payload, reversed }) => ({
+  return rows.map(({ id, tenant_id, kind, payload, is_saga, ended_by, reversed }) => ({
     id,
     tenantId: tenant_id,
     movements: recordedMovements(kind, payload, null) ?? [],
+    status: !is_saga || ended_by === 'saga-finalize' ? 'completed' : ended_by === null ? 'pending' : 'compensated',
     reversed: BigInt(reversed),
   }))
+}
+
+type TransferRow = {
+  id: string
+  tenant_id: string
+  kind: Kind
+  payload: Payload
+  is_saga: boolean
+  ended_by: Kind | null
+  reversed: string
 }
 
 type RecordRow = {
@@ -142,8 +161,8 @@ type RecordRow = {
   time_us: bigint
 }
 
-async function loadRecords(sql: Sql | Tx, requests: readonly Request[]): Promise<Loaded['records']> {
-  const column = (value: (request: Request) => string) => arrayLiteral(requests.map(value))
+async function loadRecords(sql: Sql | Tx, requests: Wanted['records']): Promise<Loaded['records']> {
+  const column = (value: (request: Wanted['records'][number]) => string) => arrayLiteral(requests.map(value))
   const rows = await sql<RecordRow[]>`
     SELECT r.id, r.tenant_id, r.scope, r.key, r.kind, r.payload::text, r.refusal, r.result::text, b.time_us
     FROM unnest(${column((r) => r.tenantId)}::uuid[], ${column((r) => r.scope)}::uuid[],

@@ -1,9 +1,10 @@
 import type { Hold } from '../../core/hold.ts'
 import type { Refusal } from '../../core/refusal.ts'
 import type { Kind, RequestRecord } from '../../core/request.ts'
+import { END_KEY } from '../../core/saga.ts'
 import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
 
-type Row = {
+export type RecordRow = {
   id: string
   tenant_id: string
   kind: Kind
@@ -18,19 +19,23 @@ export async function findRecord(
   sql: Sql,
   query: { tenantId: string; id: string; kinds: readonly Kind[] },
 ): Promise<RequestRecord | undefined> {
-  const [row] = await sql<Row[]>`
+  const [row] = await sql<RecordRow[]>`
     SELECT r.id, r.tenant_id, r.kind, r.payload::text, r.refusal, r.result::text, b.time_us
     FROM requests r JOIN blocks b ON b.number = r.block
     WHERE r.id = ${query.id} AND r.tenant_id = ${query.tenantId} AND r.kind = ANY (${arrayLiteral(query.kinds)}::text[])`
-  if (!row) return undefined
-  const { tenant_id, time_us, ...rest } = row
+  return row && recordOf(row)
+}
+
+export function recordOf({ tenant_id, time_us, ...rest }: RecordRow): RequestRecord {
   return { ...rest, tenantId: tenant_id, timeUs: Number(time_us) }
 }
 
-/** The id of the last accepted reversal of a transfer. */
+/** The id of the last reversal of a transfer; not of one that came to nothing. */
 export async function findReversal(sql: Sql, transferId: string): Promise<string | undefined> {
   const [row] = await sql<{ id: string }[]>`
-    SELECT id FROM requests WHERE target = ${transferId} AND kind = 'reversal' AND refusal IS NULL
+    SELECT id FROM requests r WHERE target = ${transferId} AND kind = 'reversal' AND refusal IS NULL AND NOT EXISTS (
+      SELECT FROM requests e
+      WHERE (e.tenant_id, e.scope, e.key) = (r.tenant_id, r.id, ${END_KEY}) AND e.kind = 'saga-release')
     ORDER BY block DESC, item DESC LIMIT 1`
   return row?.id
 }

@@ -1,21 +1,30 @@
 import { slotOfId } from '../core/ids.ts'
 import { requestOf } from '../core/request.ts'
-import type { Batcher } from '../ledger/batcher.ts'
 import type { Reader } from '../ledger/reader.ts'
-import { newId } from './newId.ts'
+import { newId } from '../shards/newId.ts'
+import type { Router } from '../shards/router.ts'
+import type { Sagas } from './sagas.ts'
 
 const INTERVAL_MS = 1_000
 const BATCH_MAX = 500
+const SAGA_MS_MAX = 5_000
 
 /**
- * Expires holds that are past their time: each is an ordinary request of the system, so the money comes free in an
+ * Expires holds that are past their time, on every shard: each is an ordinary request of the system, so the money comes free in an
  * ordinary block. Several nodes doing it at once is harmless: the second finds the hold ended.
  * @returns how to stop it; resolves when the last round is over
  */
 export function startHoldExpiry(
-  { reader, batcher }: { reader: Reader; batcher: Batcher },
+  { router, sagas }: { router: Router; sagas: Sagas },
   onTrouble: (error: unknown) => void,
 ): () => Promise<void> {
+  const stops = router.shards.map(({ reader }) => startOn(reader, sagas, onTrouble))
+  return async () => {
+    await Promise.all(stops.map((stop) => stop()))
+  }
+}
+
+function startOn(reader: Reader, sagas: Sagas, onTrouble: (error: unknown) => void): () => Promise<void> {
   let isStopped = false
   let timer: NodeJS.Timeout | undefined
   let round: Promise<void> = Promise.resolve()
@@ -25,7 +34,7 @@ export function startHoldExpiry(
     await Promise.all(
       holds.map(({ id: holdId, tenantId }) => {
         const id = newId(slotOfId(holdId))
-        return batcher.submit(requestOf(id, tenantId, `expiry ${id}`, { kind: 'expiry', holdId }))
+        return sagas.submit(requestOf(id, tenantId, `expiry ${id}`, { kind: 'expiry', holdId }), SAGA_MS_MAX)
       }),
     )
   }

@@ -1,0 +1,95 @@
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
+import { connect } from '../postgres/connect.ts'
+import type { Verification } from './verification.ts'
+import type { Ask } from './worker.ts'
+
+/** The last audit that any node made. */
+export type LastAudit = { readonly verification: Verification; readonly finishedUs: number; readonly tookMs: number }
+
+/** Audits that go on by themselves. */
+export type Audits = {
+  /** `undefined` before the first one of the installation is done. */
+  last(): Promise<LastAudit | undefined>
+  close(): Promise<void>
+}
+
+export type AuditsOptions = {
+  /** By shard number; what audits found is kept on the first. */
+  urls: readonly string[]
+  intervalMs?: number
+  onTrouble: (error: unknown) => void
+}
+
+const INTERVAL_MS = 60_000
+/** Between these an audit looks at new blocks only. */
+const WHOLE_EVERY = 60
+const KEPT_US = 30 * 24 * 3600 * 1_000_000
+const LOCK_KEY = 8_203_718
+
+/**
+ * Audits all shards again and again, in a thread of its own, so that no request waits for it; one node at a time. Each finding is
+ * kept for all nodes to show.
+ */
+export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: AuditsOptions): Audits {
+  const sql = connect(urls[0] ?? '', { max: 2, name: 'zerosum audits' })
+  const stopping = new AbortController()
+  let worker: Worker | undefined
+  let round = 0
+
+  async function last(): Promise<LastAudit | undefined> {
+    const [row] = await sql<{ report: Verification; finished_us: bigint; took_ms: number }[]>`
+      SELECT report, finished_us, took_ms FROM verifications ORDER BY finished_us DESC LIMIT 1`
+    return row && { verification: row.report, finishedUs: Number(row.finished_us), tookMs: row.took_ms }
+  }
+
+  /** Holds a lock meanwhile; another node that audits is enough. */
+  async function audit(): Promise<void> {
+    await sql.begin(async (sql) => {
+      // The thread may take long, and the transaction has nothing to do till then.
+      await sql`SET LOCAL idle_in_transaction_session_timeout = 0`
+      const [lock] = await sql<{ taken: boolean }[]>`SELECT pg_try_advisory_xact_lock(${LOCK_KEY}) AS taken`
+      if (!lock?.taken) return
+      const began = performance.now()
+      const verification = await ask(round++ % WHOLE_EVERY === 0 ? 'whole' : 'since')
+      const tookMs = Math.round(performance.now() - began)
+      const nowUs = Date.now() * 1000
+      await sql`
+        INSERT INTO verifications (finished_us, took_ms, report)
+        VALUES (${nowUs}, ${tookMs}, ${JSON.stringify(verification)}::text::json)`
+      await sql`DELETE FROM verifications WHERE finished_us < ${nowUs - KEPT_US}`
+      if (!verification.balanced) onTrouble(new Error(`the books do not agree: ${JSON.stringify(verification)}`))
+    })
+  }
+
+  async function ask(what: Ask): Promise<Verification> {
+    worker ??= new Worker(new URL('worker.ts', import.meta.url), { workerData: urls })
+    worker.postMessage(what)
+    const [answer] = (await once(worker, 'message', { signal: stopping.signal })) as [
+      { verification?: Verification; error?: unknown },
+    ]
+    if (!answer.verification) throw new Error('the audit failed', { cause: answer.error })
+    return answer.verification
+  }
+
+  async function loop(): Promise<void> {
+    while (!stopping.signal.aborted) {
+      await audit().catch((error) => {
+        if (!stopping.signal.aborted) onTrouble(error)
+      })
+      await sleep(intervalMs * (0.75 + Math.random() / 2), undefined, { signal: stopping.signal }).catch(() => {})
+    }
+  }
+
+  const running = loop()
+  return {
+    last,
+    async close() {
+      stopping.abort()
+      await running
+      await worker?.terminate()
+      await sql.end({ timeout: 5 })
+    },
+  }
+}

@@ -1,0 +1,44 @@
+import { type ShardReport, verifyShard } from '../ledger/auditor.ts'
+import { connect } from '../postgres/connect.ts'
+import { reconcileTransit, type TransitReport } from './transit.ts'
+
+/** What an audit of all shards came to. */
+export type Verification = {
+  readonly balanced: boolean
+  readonly shards: readonly ShardReport[]
+  /** What is between the shards. */
+  readonly transit: TransitReport
+}
+
+export type VerificationOptions = {
+  /** Told after each range of blocks. */
+  onProgress?: (shard: number, blocksDone: number, blocksTotal: number) => void
+  /** What an earlier one found in order; then only what came since is looked at. */
+  since?: Verification | undefined
+}
+
+/** Verifies every shard by itself, then what is between them. Nothing is stopped for it. @param urls by shard number */
+export async function verifyAll(
+  urls: readonly string[],
+  { onProgress, since }: VerificationOptions = {},
+): Promise<Verification> {
+  const pools = urls.map((url) => connect(url, { max: 2, name: 'zerosum audit' }))
+  try {
+    const shards: ShardReport[] = []
+    for (const [shard, sql] of pools.entries()) {
+      const before = since?.shards[shard]
+      shards.push(
+        await verifyShard(
+          sql,
+          shard,
+          (done, total) => onProgress?.(shard, done, total),
+          before?.balanced ? before : undefined,
+        ),
+      )
+    }
+    const transit = await reconcileTransit(pools)
+    return { balanced: transit.balanced && shards.every(({ balanced }) => balanced), shards, transit }
+  } finally {
+    await Promise.all(pools.map((sql) => sql.end({ timeout: 5 })))
+  }
+}

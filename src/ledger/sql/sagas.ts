@@ -1,0 +1,35 @@
+import type { RequestRecord } from '../../core/request.ts'
+import { begunSaga, END_KEY, type Saga } from '../../core/saga.ts'
+import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
+import { type RecordRow, recordOf } from './records.ts'
+
+/** More are not looked at in one go. */
+const IN_FLIGHT_MAX = 20_000
+
+/** The record of the last step of a saga that began on this shard; `undefined` while it is not over. */
+export async function findSagaEnd(sql: Sql, tenantId: string, id: string): Promise<RequestRecord | undefined> {
+  const [row] = await sql<RecordRow[]>`
+    SELECT r.id, r.tenant_id, r.kind, r.payload::text, r.refusal, r.result::text, b.time_us
+    FROM requests r JOIN blocks b ON b.number = r.block
+    WHERE r.tenant_id = ${tenantId} AND r.scope = ${id} AND r.key = ${END_KEY}`
+  return row && recordOf(row)
+}
+
+/** The sagas that began on this shard before a time and are not over, the oldest first; ids. @param beforeUs since 1970 */
+export async function listSagasInFlight(sql: Sql, beforeUs: number): Promise<string[]> {
+  const rows = await sql<{ id: string }[]>`
+    SELECT s.id FROM sagas_in_flight s JOIN requests r USING (id) JOIN blocks b ON b.number = r.block
+    WHERE b.time_us < ${beforeUs} ORDER BY b.time_us LIMIT ${IN_FLIGHT_MAX}`
+  return rows.map(({ id }) => id)
+}
+
+/** Sagas by id, as their beginnings recorded them. */
+export async function findBegunSagas(sql: Sql, ids: readonly string[]): Promise<{ saga: Saga; begunUs: number }[]> {
+  const rows = await sql<{ tenant_id: string; result: string | null; time_us: bigint }[]>`
+    SELECT r.tenant_id, r.result::text, b.time_us FROM requests r JOIN blocks b ON b.number = r.block
+    WHERE r.id = ANY (${arrayLiteral(ids)}::uuid[])`
+  return rows.flatMap(({ tenant_id, result, time_us }) => {
+    const saga = begunSaga(tenant_id, result)
+    return saga ? [{ saga, begunUs: Number(time_us) }] : []
+  })
+}

@@ -1,0 +1,51 @@
+import type { Sql, Tx } from '../../postgres/connect.ts'
+
+/** What a saga has moved, for good, between this shard and another one: debits negative. */
+export type Transit = {
+  readonly saga: string
+  readonly tenantId: string
+  readonly peer: number
+  readonly currency: string
+  readonly amount: bigint
+}
+
+type Row = { saga: string; tenant_id: string; peer: number; currency: string; amount: string }
+
+const PAGE_ROWS = 2_000
+
+/** The posted entries of a shard's transit accounts, summed up by saga and the shard at the other end; ordered by saga. */
+export async function* readTransit(sql: Tx): AsyncGenerator<Transit[]> {
+  const pages = sql<Row[]>`
+    SELECT r.scope AS saga, r.tenant_id, a.peer, a.currency, sum(e.amount)::text AS amount
+    FROM accounts a
+    JOIN entries e ON e.account_id = a.id AND e.layer = 'posted'
+    JOIN requests r ON (r.block, r.item) = (e.block, e.item)
+    WHERE a.kind = 'transit'
+    GROUP BY r.scope, r.tenant_id, a.peer, a.currency ORDER BY r.scope`.cursor(PAGE_ROWS)
+  for await (const rows of pages) yield rows.map(transitOf)
+}
+
+/** The same of one saga, as it is now. */
+export async function readSagaTransit(
+  sql: Sql,
+  { tenantId, saga }: Pick<Transit, 'tenantId' | 'saga'>,
+): Promise<Transit[]> {
+  const rows = await sql<Row[]>`
+    SELECT r.scope AS saga, r.tenant_id, a.peer, a.currency, sum(e.amount)::text AS amount
+    FROM requests r
+    JOIN entries e ON (e.block, e.item) = (r.block, r.item) AND e.layer = 'posted'
+    JOIN accounts a ON a.id = e.account_id AND a.kind = 'transit'
+    WHERE r.tenant_id = ${tenantId} AND r.scope = ${saga}
+    GROUP BY r.scope, r.tenant_id, a.peer, a.currency`
+  return rows.map(transitOf)
+}
+
+/** Whether a saga began on this shard and is not over. */
+export async function isInFlight(sql: Sql, id: string): Promise<boolean> {
+  const rows = await sql`SELECT FROM sagas_in_flight WHERE id = ${id}`
+  return rows.count > 0
+}
+
+function transitOf({ saga, tenant_id, peer, currency, amount }: Row): Transit {
+  return { saga, tenantId: tenant_id, peer, currency, amount: BigInt(amount) }
+}

@@ -1,0 +1,162 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { slotOfId } from '../core/ids.ts'
+import type { Outcome } from '../core/post.ts'
+import { type Peer, type Request, stepRequest, walletsOf } from '../core/request.ts'
+import { begunSaga, participantsOf, type Saga } from '../core/saga.ts'
+import { QueueFull } from '../ledger/batcher.ts'
+import { RequestUndecided } from '../ledger/poster.ts'
+import { newId } from '../shards/newId.ts'
+import type { Router } from '../shards/router.ts'
+import { startRecovery } from './recovery.ts'
+import { endOf, runSaga, type SagaEnd, SagaInterrupted } from './runner.ts'
+
+/** What became of a request; of one that began a saga also how that ended, `pending` if it has not. */
+export type Settled = Outcome & { readonly end?: SagaEnd | 'pending' }
+
+/** Posts requests, and sees the sagas through that they begin. */
+export type Sagas = {
+  /**
+   * Posts a request on the shard that its id names; when its wallets live on several, waits for the others.
+   * @param waitMsMax after so long a saga that is not over is reported as pending; it goes on
+   * @throws QueueFull at once; RequestUndecided when it waits for another saga for too long; LedgerUnavailable when the outcome
+   * is not known
+   */
+  submit(request: Request, waitMsMax: number): Promise<Settled>
+  /** How many sagas this node is working on. */
+  readonly inFlight: number
+  /** Stops working on sagas, where they stand: any node takes them up. Nothing should be submitted meanwhile. */
+  close(): Promise<void>
+}
+
+export type SagasOptions = {
+  router: Router
+  onTrouble: (error: unknown) => void
+  /** A participant that has not decided so long after the beginning is not waited for. */
+  giveUpMs?: number
+}
+
+const GIVE_UP_MS = 20_000
+/** Sagas that may wait for one shard; a shard that is down must not fill this node. */
+const IN_FLIGHT_MAX = 5_000
+const BUSY_DELAY_MS = 10
+const BUSY_DELAY_MS_MAX = 250
+
+export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasOptions): Sagas {
+  const running = new Map<string, ReturnType<typeof runSaga>>()
+  const waitingFor = new Map<number, number>()
+  let isStopped = false
+
+  /** Runs a saga, once at a time. Whoever wants its end may wait; nobody has to. */
+  function see(saga: Saga, begunUs: number): Promise<SagaEnd> {
+    const known = running.get(saga.id)
+    if (known) return known.end
+    if (isStopped) return Promise.reject(new SagaInterrupted('this node stops'))
+    const count = (by: 1 | -1) => {
+      for (const shard of participantsOf(saga)) waitingFor.set(shard, (waitingFor.get(shard) ?? 0) + by)
+    }
+    count(1)
+    const run = runSaga(saga, {
+      submit: (shard, step, reason) => {
+        const request = stepRequest(newId(slotOn(saga, shard)), saga, step, reason)
+        return router.shard(shard).batcher.submit(request)
+      },
+      giveUpAtMs: begunUs / 1000 + giveUpMs,
+      onTrouble,
+    })
+    running.set(saga.id, run)
+    const leave = () => {
+      running.delete(saga.id)
+      count(-1)
+    }
+    run.end.then(leave, (error) => {
+      leave()
+      if (!(error instanceof SagaInterrupted)) onTrouble(error)
+    })
+    return run.end
+  }
+
+  /** What the shards of its wallets say of them; nothing of those that don't answer. */
+  async function askPeers({ tenantId, operation }: Request): Promise<Map<string, Peer | null>> {
+    const peers = new Map<string, Peer | null>()
+    await Promise.all(
+      [...new Set(walletsOf(operation))].map(async (id) => {
+        try {
+          peers.set(id, (await router.forId(id).reader.wallet(tenantId, id)) ?? null)
+        } catch (error) {
+          onTrouble(error)
+        }
+      }),
+    )
+    return peers
+  }
+
+  async function post(request: Request, deadlineMs: number): Promise<Outcome> {
+    let asked = request
+    for (let delayMs = BUSY_DELAY_MS; ; delayMs = Math.min(BUSY_DELAY_MS_MAX, delayMs * 2)) {
+      try {
+        return await router.forId(request.id).batcher.submit(asked)
+      } catch (error) {
+        if (!(error instanceof RequestUndecided) || Date.now() + delayMs > deadlineMs) throw error
+        if (error.why === 'ask_peers') {
+          asked = { ...request, peers: await askPeers(request) }
+          continue
+        }
+      }
+      await sleep(delayMs * (0.5 + Math.random() / 2))
+    }
+  }
+
+  const recovery = startRecovery({
+    readers: router.shards.map(({ reader }) => reader),
+    isRunning: (id) => running.has(id),
+    resume: (saga, begunUs) => void see(saga, begunUs).catch(() => {}), // `see` told about it
+    onTrouble,
+  })
+
+  return {
+    async submit(request, waitMsMax) {
+      const full = othersOf(request, router).find((shard) => (waitingFor.get(shard) ?? 0) >= IN_FLIGHT_MAX)
+      if (full !== undefined) throw new QueueFull(`${IN_FLIGHT_MAX} sagas are waiting for shard ${full} already`)
+      const deadlineMs = Date.now() + waitMsMax
+      const outcome = await post(request, deadlineMs)
+      const { status, record } = outcome
+      if (status === 'key_reused' || record.refusal !== null) return outcome
+      const saga = begunSaga(record.tenantId, record.result)
+      if (!saga) return outcome
+      const ended = status === 'replayed' ? await router.shard(saga.shard).reader.sagaEnd(saga.tenantId, saga.id) : null
+      if (ended) return { ...outcome, end: endOf(ended) }
+      return { ...outcome, end: await within(see(saga, record.timeUs), deadlineMs) }
+    },
+    get inFlight() {
+      return running.size
+    },
+    async close() {
+      await recovery.stop()
+      isStopped = true
+      for (const { stop } of running.values()) stop()
+    },
+  }
+}
+
+/** The slot of one of the saga's wallets on that shard, for the id of a step. */
+function slotOn({ legs, id }: Saga, shard: number): number {
+  const leg = legs.find(({ fromShard, toShard }) => fromShard === shard || toShard === shard)
+  if (!leg) throw new Error(`saga ${id} has no wallet on shard ${shard}`)
+  return slotOfId(leg.fromShard === shard ? leg.from : leg.to)
+}
+
+/** The shards beside its own that a request names wallets on; none if it begins no saga. */
+function othersOf({ id, operation }: Request, { shardOf }: Router): number[] {
+  const own = shardOf(id)
+  return walletsOf(operation).flatMap((wallet) => (shardOf(wallet) === own ? [] : [shardOf(wallet)]))
+}
+
+/** The end, or `pending` if it is not there in time, or this node stopped working on it. */
+async function within(run: Promise<SagaEnd>, deadlineMs: number): Promise<SagaEnd | 'pending'> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<'pending'>((done) => {
+    timer = setTimeout(() => done('pending'), Math.max(0, deadlineMs - Date.now()))
+  })
+  // What went wrong has been told; recovery takes it up.
+  return await Promise.race([run.catch(() => 'pending' as const), late]).finally(() => clearTimeout(timer))
+}

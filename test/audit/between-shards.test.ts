@@ -1,0 +1,215 @@
+import { randomUUID } from 'node:crypto'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { startAudits } from '../../src/audit/background.ts'
+import { verifyAll } from '../../src/audit/verification.ts'
+import { parseId, slotOfId } from '../../src/core/ids.ts'
+import { requestOf, stepRequest } from '../../src/core/request.ts'
+import type { Saga } from '../../src/core/saga.ts'
+import { connect, type Tx } from '../../src/postgres/connect.ts'
+import { newId } from '../../src/shards/newId.ts'
+import { type Api, openApi } from '../support/api.ts'
+import { migratedDatabase } from '../support/database.ts'
+
+/** Two shards, with wallets on each. */
+type Town = { api: Api; urls: readonly [string, string]; wallets: readonly [string[], string[]] }
+
+const uuidOf = (wallet: string) => parseId('wal', wallet) ?? ''
+
+async function openTown(giveUpMs = 20_000): Promise<Town> {
+  const urls = [await migratedDatabase(), await migratedDatabase()] as const
+  const api = await openApi({ url: urls[0], moreUrls: [urls[1]], sagaOptions: { giveUpMs } })
+  const wallets: [string[], string[]] = [[], []]
+  while (wallets.some((each) => each.length < 4)) {
+    const wallet = await api.alpha.wallet(10_000)
+    wallets[api.router.shardOf(uuidOf(wallet)) === 0 ? 0 : 1].push(wallet)
+  }
+  return { api, urls, wallets }
+}
+
+/** A little of everything that goes between shards. */
+async function live({ api, wallets: [here, there] }: Town): Promise<void> {
+  const [anna = '', ben = ''] = here
+  const [cleo = '', dan = ''] = there
+  const { alpha } = api
+  for (const [from, to] of [
+    [anna, cleo],
+    [dan, ben],
+    [cleo, anna],
+  ] as const) {
+    expect((await alpha.pay(from, to, 100)).status).toBe(201)
+  }
+  const legs = [
+    { from: anna, to: cleo, amount: '5', currency: 'USD' },
+    { from: dan, to: anna, amount: '7', currency: 'USD' },
+  ]
+  expect((await alpha.call('POST', '/v1/transfers', { legs })).status).toBe(201)
+  const paid = await alpha.pay(anna, dan, 50)
+  expect((await alpha.call('POST', `/v1/transfers/${paid.body.id}/reverse`, { amount: '20' })).status).toBe(201)
+  expect((await alpha.pay(anna, `wal_${'0'.repeat(29)}${cleo.slice(-3)}`, 5)).body).toMatchObject({
+    code: 'to_not_found',
+  })
+  for (const end of ['capture', 'release', undefined]) {
+    const { body } = await alpha.hold(anna, cleo, 30)
+    if (end) expect((await alpha.call('POST', `/v1/holds/${body.id}/${end}`, {})).status).toBe(200)
+  }
+}
+
+/** Changes books behind the program's back. */
+async function tamper(url: string, change: (sql: Tx) => Promise<unknown>): Promise<void> {
+  const sql = connect(url, { max: 1, role: null })
+  await sql.begin(async (sql) => {
+    await sql`SET LOCAL session_replication_role = replica`
+    await change(sql)
+  })
+  await sql.end()
+}
+
+let town: Town
+beforeAll(async () => {
+  town = await openTown()
+  await live(town)
+})
+afterAll(() => town.api.close())
+
+describe('the audit of several shards', () => {
+  test('finds books in order after everything that goes between shards', async () => {
+    const verification = await verifyAll(town.urls)
+    expect(verification.shards.map(({ discrepancy }) => discrepancy)).toEqual([null, null])
+    expect(verification.transit).toMatchObject({ inFlight: 0, balanced: true, discrepancy: null })
+    expect(verification.transit.sagas).toBeGreaterThan(5)
+    expect(verification.balanced).toBe(true)
+  })
+
+  test('looks at new blocks only when it is told what was in order before', async () => {
+    const before = await verifyAll(town.urls)
+    const [anna = ''] = town.wallets[0]
+    await town.api.alpha.pay(anna, town.wallets[1][0] ?? '', 1)
+    const since = await verifyAll(town.urls, { since: before })
+    const whole = await verifyAll(town.urls)
+    expect(since.balanced).toBe(true)
+    expect(since.shards.map(({ head, requests, entries }) => ({ head, requests, entries }))).toEqual(
+      whole.shards.map(({ head, requests, entries }) => ({ head, requests, entries })),
+    )
+  })
+
+  test.each([
+    ['a transit account with another peer', 0, (sql: Tx) => sql`UPDATE accounts SET peer = 3 WHERE kind = 'transit'`],
+    [
+      'a saga that stands as in flight though it is over',
+      0,
+      (sql: Tx) =>
+        sql`INSERT INTO sagas_in_flight (id) SELECT id FROM requests WHERE result->'saga' IS NOT NULL LIMIT 1`,
+    ],
+    [
+      'a saga in flight that nobody began',
+      1,
+      (sql: Tx) => sql`INSERT INTO sagas_in_flight (id) VALUES (${randomUUID()})`,
+    ],
+    [
+      'a step that moved another amount',
+      1,
+      (sql: Tx) => sql`
+        UPDATE requests SET payload = replace(payload::text, '"amount":"100"', '"amount":"101"')::json
+        WHERE (block, item) = (SELECT block, item FROM requests WHERE kind = 'saga-commit' ORDER BY block LIMIT 1)`,
+    ],
+  ])('finds %s', async (_, shard, change) => {
+    const own = await openTown()
+    onTestFinished(() => own.api.close())
+    await live(own)
+    await tamper(own.urls[shard as 0 | 1], change)
+    const verification = await verifyAll(own.urls)
+    expect(verification.balanced).toBe(false)
+    expect(verification.shards[shard]?.discrepancy?.problem).toMatch(/\S/)
+  })
+
+  test('finds a saga that is forgotten before it is over', async () => {
+    const own = await openTown()
+    onTestFinished(() => own.api.close())
+    const [from = ''] = own.wallets[0]
+    const [to = ''] = own.wallets[1]
+    // Begun by hand: nobody goes on with it for the next five seconds.
+    const legs = [{ from: uuidOf(from), to: uuidOf(to), amount: 5n, currency: 'USD' }]
+    const id = newId(slotOfId(uuidOf(from)))
+    await own.api.router
+      .shard(0)
+      .batcher.submit(requestOf(id, own.api.tenantIds.alpha, 'by hand', { kind: 'transfer', legs, remarks: {} }))
+    expect((await verifyAll(own.urls)).balanced).toBe(true)
+    await tamper(own.urls[0], (sql) => sql`DELETE FROM sagas_in_flight`)
+    const [report] = (await verifyAll(own.urls)).shards
+    expect(report?.discrepancy).toMatchObject({ transaction: `txn_${id.replaceAll('-', '')}` })
+    expect(report?.discrepancy?.problem).toContain('does not stand as in flight')
+    await tamper(own.urls[0], (sql) => sql`INSERT INTO sagas_in_flight (id) VALUES (${id})`)
+  })
+
+  test('finds money that came out of nothing between two shards whose own books agree', async () => {
+    const own = await openTown()
+    onTestFinished(() => own.api.close())
+    await live(own)
+    const [from = ''] = own.wallets[0]
+    const [to = ''] = own.wallets[1]
+    const leg = { from: uuidOf(from), to: uuidOf(to), amount: 77n, currency: 'USD', fromShard: 0, toShard: 1 }
+    const saga: Saga = {
+      ...{ id: newId(slotOfId(leg.from)), tenantId: own.api.tenantIds.alpha, kind: 'move', as: 'transfer', shard: 0 },
+      legs: [leg],
+    }
+    const outcome = await own.api.router.shard(1).batcher.submit(stepRequest(newId(slotOfId(leg.to)), saga, 'commit'))
+    expect(outcome.record.refusal).toBeNull()
+    const verification = await verifyAll(own.urls)
+    expect(verification.shards.map(({ balanced }) => balanced)).toEqual([true, true])
+    expect(verification.transit.discrepancy).toMatchObject({ saga: saga.id })
+    expect(verification.transit.discrepancy?.problem).toContain('-77 is on one side only')
+    expect(verification.balanced).toBe(false)
+  })
+
+  test('is not mistaken while money moves', async () => {
+    const own = await openTown()
+    onTestFinished(() => own.api.close())
+    const all = own.wallets.flat()
+    let isOver = false
+    const client = async (n: number) => {
+      for (let i = n; !isOver; i++) {
+        const [from, to] = [all[i % all.length] ?? '', all[(i * 3 + 1) % all.length] ?? '']
+        if (from !== to) await own.api.alpha.pay(from, to, 1)
+      }
+    }
+    const clients = Array.from({ length: 16 }, (_, n) => client(n))
+    let inFlight = 0
+    for (let round = 0; round < 12; round++) {
+      const { balanced, transit, shards } = await verifyAll(own.urls)
+      expect(balanced, JSON.stringify([transit, shards])).toBe(true)
+      inFlight += transit.inFlight
+    }
+    isOver = true
+    await Promise.all(clients)
+    console.log(`seen in flight: ${inFlight}`)
+  })
+})
+
+describe('audits that go on by themselves', () => {
+  test('are shown, are made anew, and say so when the books do not agree', async () => {
+    const own = await openTown()
+    onTestFinished(() => own.api.close())
+    await live(own)
+    const troubles: unknown[] = []
+    const audits = startAudits({ urls: own.urls, intervalMs: 50, onTrouble: (error) => troubles.push(error) })
+    onTestFinished(() => audits.close())
+    const until = async (isSo: (balanced: boolean) => boolean) => {
+      for (let i = 0; i < 400; i++) {
+        const last = await audits.last()
+        if (last && isSo(last.verification.balanced)) return last
+        await new Promise((done) => setTimeout(done, 50))
+      }
+      throw new Error('no such audit')
+    }
+    const first = await until((balanced) => balanced)
+    expect(first.verification.shards).toHaveLength(2)
+    await tamper(own.urls[1], (sql) => sql`UPDATE blocks SET hash = sha256(hash) WHERE number = 2`)
+    await own.api.alpha.wallet(5)
+    // What was found in order is not looked at again for an hour; a new thread begins from the beginning.
+    const again = startAudits({ urls: own.urls, intervalMs: 50, onTrouble: (error) => troubles.push(error) })
+    onTestFinished(() => again.close())
+    const bad = await until((balanced) => !balanced)
+    expect(bad.verification.shards[1]?.discrepancy).toMatchObject({ block: 2 })
+    expect(`${troubles[0]}`).toContain('the books do not agree')
+  })
+})

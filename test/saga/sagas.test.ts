@@ -1,0 +1,50 @@
+import { expect, onTestFinished, test } from 'vitest'
+import { type Operation, type Request, requestOf } from '../../src/core/request.ts'
+import { type Saga, sagaJson } from '../../src/core/saga.ts'
+import { QueueFull } from '../../src/ledger/batcher.ts'
+import { createSagas } from '../../src/saga/sagas.ts'
+import { newId } from '../../src/shards/newId.ts'
+import type { Router } from '../../src/shards/router.ts'
+import type { Shard } from '../../src/shards/shard.ts'
+import { TENANT } from '../support/ledger.ts'
+
+/** Shards by the last digit of an id's slot; they accept what begins there, and never answer a step. */
+function silentShards(): Router {
+  const shardOf = (id: string) => Number(id.at(-1))
+  const shards = [0, 1].map((number) => {
+    const submit = async (request: Request) => {
+      const { id, tenantId, payload, operation } = request
+      const { kind } = operation
+      if (kind !== 'transfer') return await new Promise<never>(() => {})
+      const legs = operation.legs.map((leg) => ({ ...leg, fromShard: shardOf(leg.from), toShard: shardOf(leg.to) }))
+      const saga: Saga = { id, tenantId, kind: 'move', as: kind, shard: number, legs }
+      const isAcross = legs.some(({ fromShard, toShard }) => fromShard !== toShard)
+      const result = isAcross ? JSON.stringify({ saga: sagaJson(saga) }) : null
+      const record = { ...{ id, tenantId, kind, payload, result }, refusal: null, timeUs: Date.now() * 1000 }
+      return { status: 'decided' as const, record }
+    }
+    return { number, batcher: { submit }, reader: { sagasInFlight: async () => [] } } as unknown as Shard
+  })
+  const shard = (number: number) => shards[number] as Shard
+  return { shards, shardOf, shard, forId: (id) => shard(shardOf(id)), forHolder: () => shard(0) }
+}
+
+test('sagas that wait for a shard hold up neither transfers within it nor within others, only more sagas to it', async () => {
+  const sagas = createSagas({ router: silentShards(), onTrouble: () => {} })
+  onTestFinished(() => sagas.close())
+  const pay = (from: number, to: number) => {
+    const leg = { from: newId(from), to: newId(to), amount: 1n, currency: 'USD' }
+    const operation: Operation = { kind: 'transfer', legs: [leg], remarks: {} }
+    return sagas.submit(requestOf(newId(from), TENANT, 'key', operation), 0)
+  }
+  const begun = await Promise.all(Array.from({ length: 5_000 }, () => pay(0, 1)))
+  expect(new Set(begun.map(({ end }) => end))).toEqual(new Set(['pending']))
+  await expect(pay(0, 1)).rejects.toThrow(QueueFull)
+  for (const [from, to] of [
+    [0, 0],
+    [1, 1],
+  ] as const) {
+    expect((await pay(from, to)).end).toBeUndefined()
+  }
+  expect((await pay(1, 0)).end).toBe('pending')
+})
