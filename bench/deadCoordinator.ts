@@ -46,17 +46,15 @@ const CONCERNED_NAME = 'zerosum-bench-concerned'
  */
 export async function killCoordinator(urls: Pair<string>, load: CrossLoad): Promise<DeadCoordinator> {
   const { tenantId, random } = load
-  const coordinator = openTwoPhase(urls)
+  const coordinator = openTwoPhase(urls, (id) => load.onA.includes(id))
   const votes = await Promise.all(
-    load.payers
-      .slice(0, CLIENTS)
-      .map((payer, i) => coordinator.prepare(transfer(tenantId, payer, load.payees[i] ?? '', 5n))),
+    load.onA.slice(0, CLIENTS).map((payer, i) => coordinator.prepare(transfer(tenantId, payer, load.onB[i] ?? '', 5n))),
   )
   if (votes.some((vote) => vote !== 'done')) throw new Error('a funded transfer was not prepared')
   coordinator.die()
   await coordinator.close()
 
-  const sides = [load.payers, load.payees].map((wallets, i) => {
+  const sides = [load.onA, load.onB].map((wallets, i) => {
     const url = `${urls[i]}?lock_timeout=${LOCK_MS_MAX}`
     const open = (name: string) => connect(url, { max: CLIENTS_EACH, role: null, name })
     return {

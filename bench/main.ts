@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util'
-import { benchTwoPhase } from './benchTwoPhase.ts'
+import { benchCrossShard } from './crossShard.ts'
 import { benchHttp } from './http.ts'
 import { benchPosting } from './posting.ts'
 
@@ -29,12 +29,12 @@ switch (positionals[0]) {
   case 'http':
     await benchHttp(options)
     break
-  case 'two-phase':
-    await benchTwoPhase(options)
+  case 'cross-shard':
+    await benchCrossShard(options)
     break
   default:
     console.error(
-      'usage: npm run bench -- posting|http|two-phase [--accounts N] [--transfers N] [--seconds N] [--seed N] [--json]',
+      'usage: npm run bench -- posting|http|cross-shard [--accounts N] [--transfers N] [--seconds N] [--seed N] [--json]',
     )
     process.exitCode = 2
 }

@@ -7,12 +7,12 @@ import { dropBlockTriggers } from './classic.ts'
 import { transfer } from './load.ts'
 import { type Measure, measureRun } from './report.ts'
 
-/** What is spoken of as A, where the payers and the coordinator's decisions are, and B, where the payees are. */
+/** What is spoken of as A, where the coordinator's decisions are, and B. */
 export type Pair<T> = readonly [a: T, b: T]
 
 /** A coordinator of two-phase commits over two databases. */
 export type TwoPhase = {
-  /** Moves one amount from a wallet on A to one on B, whatever dies meanwhile. It takes one connection to each. */
+  /** Moves one amount between a wallet on A and one on B, whatever dies meanwhile. It takes one connection to each. */
   transfer(request: Request): Promise<Outcome>
   /** The first half alone: both sides have promised, and nothing is decided. */
   prepare(request: Request): Promise<Outcome>
@@ -50,7 +50,7 @@ export async function prepareTwoPhase(urls: Pair<string>, tenantId: string): Pro
 /**
  * Transfers by PostgreSQL's two-phase commit, on the same tables as the classic way, at its best:
  *
- *   1. BEGIN on both; lock and check the payer on A, then the payee on B (SELECT … FOR UPDATE). One after the other: if all
+ *   1. BEGIN on both; lock and check the wallet on A, then the one on B (SELECT … FOR UPDATE). One after the other: if all
  *      lock in the same order, there is no deadlock through two databases, which neither of them would see.
  *   2. on A and on B at once: write the request and the entries, move the balance, PREPARE TRANSACTION.
  *   3. both have promised: one row in `decisions` on A, in a transaction of its own, on disk. Where no decision is found,
@@ -61,8 +61,9 @@ export async function prepareTwoPhase(urls: Pair<string>, tenantId: string): Pro
  * every transfer locks until the last commit would put them all in one line, and that is not two-phase commit's fault.
  * Its entries are numbered as their block is, and carry no running balance. Decisions are never cleaned away, which spares
  * work as well. The two databases of one server share its log, so that flushes of both sides are often one.
+ * @param isOnA where a wallet is
  */
-export function openTwoPhase(urls: Pair<string>): TwoPhase {
+export function openTwoPhase(urls: Pair<string>, isOnA: (walletId: string) => boolean): TwoPhase {
   const sockets = new Set<Socket>()
   const stream = () => {
     const socket = new Socket()
@@ -93,10 +94,10 @@ export function openTwoPhase(urls: Pair<string>): TwoPhase {
   }
 
   return {
-    prepare: (request) => onBoth((a, b) => vote(a, b, request)),
+    prepare: (request) => onBoth((a, b) => vote(a, b, request, isOnA)),
     transfer: (request) =>
       onBoth(async (a, b) => {
-        const outcome = await vote(a, b, request)
+        const outcome = await vote(a, b, request, isOnA)
         if (outcome !== 'done') return outcome
         await sqlOn(a)`INSERT INTO decisions (id) VALUES (${request.id})`
         await Promise.all([a.query(`COMMIT PREPARED '${request.id}/a'`), b.query(`COMMIT PREPARED '${request.id}/b'`)])
@@ -112,21 +113,31 @@ export function openTwoPhase(urls: Pair<string>): TwoPhase {
 }
 
 /** Both sides, until they have promised. If one doesn't, what the other one promised or began is taken back. */
-async function vote(a: PoolClient, b: PoolClient, request: Request): Promise<Outcome> {
+async function vote(
+  a: PoolClient,
+  b: PoolClient,
+  request: Request,
+  isOnA: (walletId: string) => boolean,
+): Promise<Outcome> {
   const leg = request.operation.kind === 'transfer' ? request.operation.legs[0] : undefined
   if (!leg) throw new Error('two-phase commit moves single transfers')
-  const payer: Side = { client: a, name: `${request.id}/a`, account: leg.from, amount: -leg.amount }
-  const payee: Side = { client: b, name: `${request.id}/b`, account: leg.to, amount: leg.amount }
-  const sides = [payer, payee]
+  const [payer, payee] = [
+    { account: leg.from, amount: -leg.amount },
+    { account: leg.to, amount: leg.amount },
+  ]
+  const [onA, onB] = isOnA(leg.from) ? [payer, payee] : [payee, payer]
+  const first: Side = { client: a, name: `${request.id}/a`, ...onA }
+  const second: Side = { client: b, name: `${request.id}/b`, ...onB }
+  const sides = [first, second]
   try {
     await Promise.all(sides.map(({ client }) => client.query('BEGIN')))
-    const from = await lock(payer)
-    const to = from && (await lock(payee))
-    if (!from || !to) {
+    const one = await lock(first)
+    const other = one && (await lock(second))
+    if (!one || !other) {
       await Promise.all(sides.map(({ client }) => client.query('ROLLBACK')))
       return 'refused'
     }
-    await settled([writeAndPromise(payer, request, from), writeAndPromise(payee, request, to)])
+    await settled([writeAndPromise(first, request, one), writeAndPromise(second, request, other)])
     return 'done'
   } catch (error) {
     for (const side of sides) await takeBack(side)
@@ -207,19 +218,22 @@ export async function recover(urls: Pair<string>): Promise<{ committed: number; 
   }
 }
 
-/** Whom to draw transfers from: payers on A, payees on B, and a source of random numbers in [0, 1). */
-export type CrossLoad = { tenantId: string; payers: string[]; payees: string[]; random: () => number }
+/** Whom to draw transfers from: wallets on A and on B, and a source of random numbers in [0, 1). */
+export type CrossLoad = { tenantId: string; onA: string[]; onB: string[]; random: () => number }
 
-/** Draws transfers of 5 cents from any payer on A to any payee on B, each as likely as any other. */
-export function drawCross({ tenantId, payers, payees, random }: CrossLoad): () => Request {
+/** Draws transfers of 5 cents between any wallet on A and any on B, either way, each as likely as any other. */
+export function drawCross({ tenantId, onA, onB, random }: CrossLoad): () => Request {
   const any = (list: string[]) => list[Math.floor(random() * list.length)] ?? ''
-  return () => transfer(tenantId, any(payers), any(payees), AMOUNT)
+  return () => {
+    const [here, there] = [any(onA), any(onB)]
+    return random() < 0.5 ? transfer(tenantId, here, there, AMOUNT) : transfer(tenantId, there, here, AMOUNT)
+  }
 }
 
 /**
  * Measures that many transfers, 64 in the air. `retries` counts attempts that a lock ended; a latency is that of all
  * attempts of a transfer together.
- * @param draw makes each transfer: from a wallet on A to one on B
+ * @param draw makes each transfer, between a wallet on A and one on B
  * @throws if a transfer is refused, or finds no lock in ten attempts
  */
 export async function runTwoPhase(
