@@ -25,6 +25,8 @@ export type AuditsOptions = {
 const INTERVAL_MS = 60_000
 /** Between these an audit looks at new blocks only. */
 const WHOLE_EVERY = 60
+const CLOSE_MS_MAX = 5_000
+const ANSWER_MS_MAX = 5_000
 const KEPT_US = 30 * 24 * 3600 * 1_000_000
 const LOCK_KEY = 8_203_718
 
@@ -33,7 +35,7 @@ const LOCK_KEY = 8_203_718
  * kept for all nodes to show.
  */
 export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: AuditsOptions): Audits {
-  const sql = connect(urls[0] ?? '', { max: 2, name: 'zerosum audits' })
+  const sql = connect(urls[0] ?? '', { max: 2, name: 'zerosum audits', answerMsMax: ANSWER_MS_MAX })
   const stopping = new AbortController()
   let worker: Worker | undefined
   let round = 0
@@ -63,14 +65,25 @@ export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: Audit
     })
   }
 
+  /** Asks the thread; if that ends instead of answering, the next one is asked the next time. */
   async function ask(what: Ask): Promise<Verification> {
-    worker ??= new Worker(new URL('worker.ts', import.meta.url), { workerData: urls })
+    worker ??= open()
     worker.postMessage(what)
     const [answer] = (await once(worker, 'message', { signal: stopping.signal })) as [
-      { verification?: Verification; error?: unknown },
+      { verification?: Verification; problem?: string },
     ]
-    if (!answer.verification) throw new Error('the audit failed', { cause: answer.error })
+    if (!answer.verification) throw new Error(`the audit failed: ${answer.problem}`)
     return answer.verification
+  }
+
+  function open(): Worker {
+    const opened = new Worker(new URL('worker.ts', import.meta.url), { workerData: urls })
+    opened.on('error', onTrouble)
+    opened.on('exit', (code) => {
+      if (worker === opened) worker = undefined
+      opened.emit('message', { problem: `the thread ended with code ${code}` })
+    })
+    return opened
   }
 
   async function loop(): Promise<void> {
@@ -87,8 +100,8 @@ export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: Audit
     last,
     async close() {
       stopping.abort()
-      await running
       await worker?.terminate()
+      await Promise.race([running, sleep(CLOSE_MS_MAX, undefined, { ref: false })])
       await sql.end({ timeout: 5 })
     },
   }

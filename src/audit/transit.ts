@@ -12,16 +12,24 @@ export type TransitReport = {
 }
 
 /** What a saga has moved between two shards, in one currency, both sides added up. */
-type Gap = { readonly saga: string; readonly tenantId: string; readonly between: string; readonly amount: bigint }
+type Gap = {
+  readonly saga: string
+  readonly tenantId: string
+  readonly between: string
+  readonly amount: bigint
+  /** What the shards have recorded of the saga: one digest, if they agree. */
+  readonly texts: ReadonlySet<string>
+}
 
 /**
  * Reconciles the transit accounts of all shards, saga by saga: what left one shard has come to the other, or the saga is still in
  * flight. Nothing is stopped for it: the shards are looked at a moment apart, and a saga that seems to be half done is looked
  * at again.
  * @param pools one for each shard, by number; of each one connection is used, and a second for a moment
+ * @param since for each shard the last block that was looked at before; sagas without entries after it are left out
  */
-export async function reconcileTransit(pools: readonly Sql[]): Promise<TransitReport> {
-  const { sagas, gaps } = await inAll(pools, (txs) => findGaps(txs))
+export async function reconcileTransit(pools: readonly Sql[], since: readonly number[] = []): Promise<TransitReport> {
+  const { sagas, gaps } = await inAll(pools, (txs) => findGaps(txs, since))
   let inFlight = 0
   for (const gap of gaps) {
     const verdict = await lookAgain(pools, gap)
@@ -37,12 +45,16 @@ export async function reconcileTransit(pools: readonly Sql[]): Promise<TransitRe
 async function inAll<T>(pools: readonly Sql[], work: (txs: readonly Tx[]) => Promise<T>, txs: Tx[] = []): Promise<T> {
   const [pool, ...others] = pools
   if (!pool) return await work(txs)
-  return await pool.begin('ISOLATION LEVEL REPEATABLE READ READ ONLY', (sql) => inAll(others, work, [...txs, sql]))
+  return await pool.begin('ISOLATION LEVEL REPEATABLE READ READ ONLY', async (sql) => {
+    // One shard waits while another is read.
+    await sql`SET LOCAL idle_in_transaction_session_timeout = 0`
+    return await inAll(others, work, [...txs, sql])
+  })
 }
 
 /** Merges the shards' sums by saga; keeps those that don't cancel out. */
-async function findGaps(txs: readonly Tx[]): Promise<{ sagas: number; gaps: Gap[] }> {
-  const streams = txs.map((sql) => new Stream(readTransit(sql)))
+async function findGaps(txs: readonly Tx[], since: readonly number[]): Promise<{ sagas: number; gaps: Gap[] }> {
+  const streams = txs.map((sql, shard) => new Stream(readTransit(sql, since[shard] ?? 0)))
   await Promise.all(streams.map((stream) => stream.next()))
   const gaps: Gap[] = []
   for (let sagas = 0; ; sagas++) {
@@ -62,16 +74,21 @@ async function findGaps(txs: readonly Tx[]): Promise<{ sagas: number; gaps: Gap[
 
 function gapsOf(found: readonly (readonly [shard: number, transit: Transit])[]): Gap[] {
   const sums = new Map<string, Gap>()
-  for (const [shard, { saga, tenantId, peer, currency, amount }] of found) {
+  for (const [shard, { saga, tenantId, peer, currency, amount, text }] of found) {
     const between = `shards ${Math.min(shard, peer)} and ${Math.max(shard, peer)}, ${currency}`
-    const sum = sums.get(between)?.amount ?? 0n
-    sums.set(between, { saga, tenantId, between, amount: sum + amount })
+    const before = sums.get(between)
+    const texts = new Set(before?.texts).add(text)
+    sums.set(between, { saga, tenantId, between, amount: (before?.amount ?? 0n) + amount, texts })
   }
-  return [...sums.values()].filter(({ amount }) => amount !== 0n)
+  return [...sums.values()].filter(({ amount, texts }) => amount !== 0n || texts.size > 1)
 }
 
 /** Looks whether the saga is in flight first: if it is over by then, all that it moved is there to be seen. */
-async function lookAgain(pools: readonly Sql[], { saga, tenantId }: Gap): Promise<'in flight' | string | undefined> {
+async function lookAgain(
+  pools: readonly Sql[],
+  { saga, tenantId, between, texts }: Gap,
+): Promise<'in flight' | string | undefined> {
+  if (texts.size > 1) return `shards of the saga have recorded different sagas, between ${between}`
   const flying = await Promise.all(pools.map((sql) => isInFlight(sql, saga)))
   if (flying.includes(true)) return 'in flight'
   const found = await Promise.all(pools.map((sql) => readSagaTransit(sql, { tenantId, saga })))

@@ -17,12 +17,15 @@ export type VerificationOptions = {
   since?: Verification | undefined
 }
 
+/** A whole table may be read in one statement; a database that is silent for longer is not there. */
+const ANSWER_MS_MAX = 30 * 60_000
+
 /** Verifies every shard by itself, then what is between them. Nothing is stopped for it. @param urls by shard number */
 export async function verifyAll(
   urls: readonly string[],
   { onProgress, since }: VerificationOptions = {},
 ): Promise<Verification> {
-  const pools = urls.map((url) => connect(url, { max: 2, name: 'zerosum audit' }))
+  const pools = urls.map((url) => connect(url, { max: 2, name: 'zerosum audit', answerMsMax: ANSWER_MS_MAX }))
   try {
     const shards: ShardReport[] = []
     for (const [shard, sql] of pools.entries()) {
@@ -36,7 +39,7 @@ export async function verifyAll(
         ),
       )
     }
-    const transit = await reconcileTransit(pools)
+    const transit = await reconcileTransit(pools, since?.balanced ? since.shards.map(({ head }) => head.number) : [])
     return { balanced: transit.balanced && shards.every(({ balanced }) => balanced), shards, transit }
   } finally {
     await Promise.all(pools.map((sql) => sql.end({ timeout: 5 })))

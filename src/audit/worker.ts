@@ -13,6 +13,6 @@ parentPort?.on('message', async (ask: Ask) => {
     last = await verifyAll(workerData as readonly string[], { since })
     parentPort?.postMessage({ verification: last })
   } catch (error) {
-    parentPort?.postMessage({ error })
+    parentPort?.postMessage({ problem: error instanceof Error ? (error.stack ?? error.message) : `${error}` })
   }
 })

@@ -164,7 +164,10 @@ function auditItems(
 function auditItem(shard: number, item: StoredItem, lines: readonly StoredLine[]): Wrong | undefined {
   const payload = payloadOf(item.payload)
   const wrong =
-    namingProblem(item, payload) ?? openingProblem(item, payload) ?? entriesProblem(item, payload, lines, shard)
+    namingProblem(item, payload) ??
+    openingProblem(item, payload) ??
+    sagaProblem(item, payload, shard) ??
+    entriesProblem(item, payload, lines, shard)
   const isAsSealed = leafHash(canonicalItem({ ...item, entries: lines })).equals(item.leaf)
   if (!wrong && isAsSealed) return undefined
   if (!wrong) {
@@ -202,6 +205,36 @@ function openingProblem({ id, tenantId, kind, refusal, opened }: StoredItem, pay
     { tenant: tenantId, kind: 'wallet', currency: currency ?? null, overdraft_limit: overdraftLimit ?? null },
   )
   return problem === undefined ? undefined : { account: id, problem: `in the row of the account, ${problem}` }
+}
+
+/** A saga must be what its beginning was asked for; what steps do with it is worked out from it. */
+function sagaProblem(item: StoredItem, payload: Payload, shard: number): Wrong | undefined {
+  const { id, tenantId, kind, refusal, result } = item
+  const saga = refusal === null ? begunSaga(tenantId, result) : undefined
+  if (!saga) return undefined
+  const [leg] = saga.legs
+  const asked =
+    kind === 'transfer' || kind === 'reversal'
+      ? recordedMovements(kind, payload, JSON.parse(result ?? ''))
+      : payload.legs
+  const legs = asked?.map(({ from, to, amount, currency }) => `${from} ${to} ${amount} ${currency}`).join(', ')
+  const said = saga.legs.map(({ from, to, amount, currency }) => `${from} ${to} ${amount} ${currency}`).join(', ')
+  const captured = kind === 'capture' ? (payload.amount ?? leg?.amount ?? null) : null
+  const problem = difference(
+    {
+      id: saga.id,
+      kind: saga.as,
+      shard: saga.shard,
+      hold: saga.holdId ?? null,
+      captured: saga.captured ?? null,
+      legs: said,
+    },
+    // The legs of a hold that ends are the hold's; the history of the hold is looked at for itself.
+    { id, kind, shard, hold: payload.holdId ?? null, captured, legs: legs ?? said },
+  )
+  return problem === undefined
+    ? undefined
+    : { account: leg?.from ?? null, problem: `of the saga that it began, ${problem}` }
 }
 
 function entriesProblem(

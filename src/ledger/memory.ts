@@ -51,21 +51,24 @@ export class Memory implements State {
     return this.#records.get(recordName(tenantId, scope, key))
   }
 
-  /** What the database must be asked for before a batch can be decided: all that it names and that is not remembered. */
+  /**
+   * What the database must be asked for before a batch can be decided: all that it names and that is not remembered.
+   * What is remembered is used by asking for it, so that what is learned meanwhile doesn't push it out.
+   */
   wantedBy(requests: readonly Request[], { shard, shardOf }: Pick<PostingContext, 'shard' | 'shardOf'>): Wanted {
     const accounts = new Set<string>()
     const holds = new Set<string>()
     const transfers = new Set<string>()
     const records: Pick<Request, 'tenantId' | 'scope' | 'key'>[] = []
     const wantRecord = (tenantId: string, scope: string, key: string) => {
-      if (!this.#records.has(recordName(tenantId, scope, key))) records.push({ tenantId, scope, key })
+      if (!this.#records.get(recordName(tenantId, scope, key))) records.push({ tenantId, scope, key })
     }
     const wantMovements = (tenantId: string, movements: readonly Pick<Movement, 'from' | 'to' | 'currency'>[]) => {
       for (const { from, to, currency } of movements) {
         for (const end of [from, to]) {
           const place = systemEnd(tenantId, end, currency, shard, shardOf)
           const id = place ? systemAccountId(place) : end
-          if (id !== null && !this.#accounts.has(id)) accounts.add(id)
+          if (id !== null && !this.#accounts.get(id)) accounts.add(id)
         }
       }
     }
@@ -79,15 +82,15 @@ export class Memory implements State {
       if (saga.shard !== shard) wantRecord(tenantId, saga.id, PART_KEY)
       else {
         const holdId = saga.kind === 'hold' ? saga.id : saga.holdId
-        if (holdId !== undefined && !this.#holds.has(holdId)) holds.add(holdId)
-        if (saga.reverses !== undefined && !this.#transfers.has(saga.reverses)) transfers.add(saga.reverses)
+        if (holdId !== undefined && !this.#holds.get(holdId)) holds.add(holdId)
+        if (saga.reverses !== undefined && !this.#transfers.get(saga.reverses)) transfers.add(saga.reverses)
       }
     }
     for (const { tenantId, scope, key, operation } of requests) {
       wantRecord(tenantId, scope, key)
       if ('saga' in operation) wantStep(tenantId, operation)
       wantMovements(tenantId, operation.kind === 'hold' ? [operation.leg] : movementsOf(operation))
-      if (operation.kind === 'wallet-update' && !this.#accounts.has(operation.walletId))
+      if (operation.kind === 'wallet-update' && !this.#accounts.get(operation.walletId))
         accounts.add(operation.walletId)
       if ('holdId' in operation) {
         const hold = this.#holds.get(operation.holdId)

@@ -121,6 +121,8 @@ class ShardPoster implements Poster {
     if (this.#memory !== memory || !head) return undefined
     const { block, posting } = this.#decide(memory, requests, head)
     const outcomes = posting.outcomes.map(resultOf)
+    // What waits for a saga may wait for what another writer has ended: without a block, nothing would find that out.
+    if (!block && posting.outcomes.includes('busy')) return undefined
     // Nothing new: the outcomes were decided by blocks that are committed, or on their way.
     if (!block) return { commit: this.#lastCommit, outcomes }
     memory.apply(posting.changes)

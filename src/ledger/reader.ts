@@ -7,7 +7,7 @@ import { type Balance, readBalance, readBalanceAt } from './sql/balances.ts'
 import { findBlock, listBlockRequests, listBlocks } from './sql/blocks.ts'
 import { findTransaction, type HistoryEntry, listEntries, type Transaction } from './sql/history.ts'
 import { findHold, findRecord, findReversal, listExpiredHolds } from './sql/records.ts'
-import { findBegunSagas, findSagaEnd, listSagasInFlight } from './sql/sagas.ts'
+import { findBegunSagas, findSagaEnd, listSagasInFlight, type SagaPlace } from './sql/sagas.ts'
 import { findWallet, listWallets, type Wallet } from './sql/wallets.ts'
 
 /** A place in a list: how many, and after which one (`null` is from the newest). */
@@ -32,8 +32,8 @@ export type Reader = {
   blockRequests(tenantId: string, block: number): ReturnType<typeof listBlockRequests>
   /** The record of the last step of a saga that began here; `undefined` while it is not over. */
   sagaEnd(tenantId: string, id: string): Promise<RequestRecord | undefined>
-  /** Sagas that began here before a time, microseconds since 1970, and are not over; ids, the oldest first. */
-  sagasInFlight(beforeUs: number): Promise<string[]>
+  /** Sagas that began here before a time, microseconds since 1970, and are not over, the oldest first. */
+  sagasInFlight(page: { beforeUs: number; after: SagaPlace | undefined; limit: number }): Promise<SagaPlace[]>
   begunSagas(ids: readonly string[]): Promise<{ saga: Saga; begunUs: number }[]>
   /** @throws if the database does not answer */
   ping(): Promise<void>
@@ -59,7 +59,7 @@ export function createReader(sql: Sql, shard: number): Reader {
     block: (number) => findBlock(sql, shard, number),
     blockRequests: (tenantId, block) => listBlockRequests(sql, { tenantId, block }),
     sagaEnd: (tenantId, id) => findSagaEnd(sql, tenantId, id),
-    sagasInFlight: (beforeUs) => listSagasInFlight(sql, beforeUs),
+    sagasInFlight: (page) => listSagasInFlight(sql, page),
     begunSagas: (ids) => findBegunSagas(sql, ids),
     async ping() {
       await sql`SELECT 1`

@@ -1,17 +1,21 @@
 import type { Saga } from '../core/saga.ts'
 import type { Reader } from '../ledger/reader.ts'
+import type { SagaPlace } from '../ledger/sql/sagas.ts'
 
 const INTERVAL_MS = 1_000
 /** A saga is in good hands for so long; later, whoever began it may be gone. */
 const AGE_MS_MIN = 5_000
 /** Sagas taken up a round and shard at most. */
 const RESUMED_MAX = 500
+/** Sagas looked at a round and shard. */
+const PAGE = 5_000
+const REST_MS = 15_000
 
 export type RecoveryOptions = {
   readers: readonly Pick<Reader, 'sagasInFlight' | 'begunSagas'>[]
   isRunning: (id: string) => boolean
-  /** Takes a saga up. @param begunUs microseconds since 1970 */
-  resume: (saga: Saga, begunUs: number) => void
+  /** Takes a saga up; fails when that came to nothing. @param begunUs microseconds since 1970 */
+  resume: (saga: Saga, begunUs: number) => Promise<unknown>
   onTrouble: (error: unknown) => void
 }
 
@@ -25,11 +29,22 @@ export function startRecovery({ readers, isRunning, resume, onTrouble }: Recover
     let isStopped = false
     let round: Promise<void> = Promise.resolve()
 
+    /** Sagas that could not be ended a while ago, and until when they rest: others have their turn. */
+    const resting = new Map<string, number>()
+    /** Where the last round left off; from the end it goes back to the oldest. */
+    let place: SagaPlace | undefined
+
     async function recover(): Promise<void> {
-      const ids = await reader.sagasInFlight((Date.now() - AGE_MS_MIN) * 1000)
-      const left = ids.filter((id) => !isRunning(id)).slice(0, RESUMED_MAX)
+      const nowMs = Date.now()
+      for (const [id, untilMs] of resting) if (untilMs < nowMs) resting.delete(id)
+      const page = await reader.sagasInFlight({ beforeUs: (nowMs - AGE_MS_MIN) * 1000, after: place, limit: PAGE })
+      const left = page.filter(({ id }) => !isRunning(id) && !resting.has(id)).slice(0, RESUMED_MAX)
+      place = left.length === RESUMED_MAX ? left.at(-1) : page.length === PAGE ? page.at(-1) : undefined
       if (left.length === 0) return
-      for (const { saga, begunUs } of await reader.begunSagas(left)) if (!isStopped) resume(saga, begunUs)
+      for (const { saga, begunUs } of await reader.begunSagas(left.map(({ id }) => id))) {
+        if (isStopped) return
+        resume(saga, begunUs).catch(() => resting.set(saga.id, Date.now() + REST_MS))
+      }
     }
     function schedule(): void {
       if (isStopped) return

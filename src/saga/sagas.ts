@@ -47,7 +47,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
   let isStopped = false
 
   /** Runs a saga, once at a time. Whoever wants its end may wait; nobody has to. */
-  function see(saga: Saga, begunUs: number): Promise<SagaEnd> {
+  function see(saga: Saga, giveUpAtMs: number): Promise<SagaEnd> {
     const known = running.get(saga.id)
     if (known) return known.end
     if (isStopped) return Promise.reject(new SagaInterrupted('this node stops'))
@@ -60,7 +60,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
         const request = stepRequest(newId(slotOn(saga, shard)), saga, step, reason)
         return router.shard(shard).batcher.submit(request)
       },
-      giveUpAtMs: begunUs / 1000 + giveUpMs,
+      giveUpAtMs,
       onTrouble,
     })
     running.set(saga.id, run)
@@ -109,7 +109,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
   const recovery = startRecovery({
     readers: router.shards.map(({ reader }) => reader),
     isRunning: (id) => running.has(id),
-    resume: (saga, begunUs) => void see(saga, begunUs).catch(() => {}), // `see` told about it
+    resume: (saga, begunUs) => see(saga, begunUs / 1000 + giveUpMs),
     onTrouble,
   })
 
@@ -125,7 +125,8 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
       if (!saga) return outcome
       const ended = status === 'replayed' ? await router.shard(saga.shard).reader.sagaEnd(saga.tenantId, saga.id) : null
       if (ended) return { ...outcome, end: endOf(ended) }
-      return { ...outcome, end: await within(see(saga, record.timeUs), deadlineMs) }
+      const begunMs = status === 'decided' ? Date.now() : record.timeUs / 1000
+      return { ...outcome, end: await within(see(saga, begunMs + giveUpMs), deadlineMs) }
     },
     get inFlight() {
       return running.size

@@ -29,7 +29,8 @@ const READ_MS_MAX = 5_000
 
 /** Opens a shard. Its database was made ready by `prepareShards`, which also knows that it is the one with this number. */
 export function openShard({ number, url, shardOf, writer, onTrouble }: ShardOptions): Shard {
-  const clockUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
+  // The wall clock, as everything else that looks at times: a monotonic one stands still while a machine sleeps.
+  const clockUs = () => Date.now() * 1000
   const poster = createPoster({ url, shard: number, shardOf, writer, clockUs, onTrouble })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
   const reads = connect(url, { max: READ_CONNECTIONS, name: `zerosum reader ${number}`, answerMsMax: READ_MS_MAX })

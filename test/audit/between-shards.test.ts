@@ -4,7 +4,7 @@ import { startAudits } from '../../src/audit/background.ts'
 import { verifyAll } from '../../src/audit/verification.ts'
 import { parseId, slotOfId } from '../../src/core/ids.ts'
 import { requestOf, stepRequest } from '../../src/core/request.ts'
-import type { Saga } from '../../src/core/saga.ts'
+import { begunSaga, type Saga } from '../../src/core/saga.ts'
 import { connect, type Tx } from '../../src/postgres/connect.ts'
 import { newId } from '../../src/shards/newId.ts'
 import { type Api, openApi } from '../support/api.ts'
@@ -159,6 +159,27 @@ describe('the audit of several shards', () => {
     expect(verification.transit.discrepancy).toMatchObject({ saga: saga.id })
     expect(verification.transit.discrepancy?.problem).toContain('-77 is on one side only')
     expect(verification.balanced).toBe(false)
+  })
+
+  test('finds a credit that went to another wallet than the payer meant', async () => {
+    const own = await openTown()
+    onTestFinished(() => own.api.close())
+    const [from = ''] = own.wallets[0]
+    const [to = '', stranger = ''] = own.wallets[1]
+    const leg = { from: uuidOf(from), to: uuidOf(to), amount: 5n, currency: 'USD' }
+    const id = newId(slotOfId(leg.from))
+    const on = (shard: number) => own.api.router.shard(shard).batcher
+    const begun = await on(0).submit(
+      requestOf(id, own.api.tenantIds.alpha, 'by hand', { kind: 'transfer', legs: [leg], remarks: {} }),
+    )
+    const saga = begunSaga(own.api.tenantIds.alpha, begun.record.result)
+    if (!saga) throw new Error('no saga began')
+    const astray = { ...saga, legs: saga.legs.map((leg) => ({ ...leg, to: uuidOf(stranger) })) }
+    await on(1).submit(stepRequest(newId(slotOfId(leg.to)), astray, 'commit'))
+    await on(0).submit(stepRequest(newId(slotOfId(leg.from)), saga, 'finalize'))
+    const { transit } = await verifyAll(own.urls)
+    expect(transit.discrepancy).toMatchObject({ saga: id })
+    expect(transit.discrepancy?.problem).toContain('different sagas')
   })
 
   test('is not mistaken while money moves', async () => {

@@ -80,6 +80,7 @@ const ROUTES: { method: Method; path: (things: Things) => string; scope: Scope; 
     { method: 'POST', path: ({ hold }) => `/v1/holds/${hold}/release`, scope: 'transfers:write' },
     { method: 'GET', path: () => '/v1/ledger/blocks', scope: 'ledger:read' },
     { method: 'GET', path: () => '/v1/ledger/blocks/0/1', scope: 'ledger:read' },
+    { method: 'GET', path: () => '/v1/ledger/verification', scope: 'ledger:read' },
     { method: 'GET', path: ({ transaction }) => `/v1/transactions/${transaction}`, scope: 'ledger:read' },
   ]
 

@@ -252,7 +252,7 @@ describe('books that nobody tampered with', () => {
       requests: books.requestCount,
       entries: Number(counted?.entries),
       accounts: Number(counted?.accounts),
-      head: { number: books.lastBlock, hash: counted?.hash },
+      head: { number: books.lastBlock, hash: counted?.hash, timeUs: expect.any(Number) },
       balanced: true,
       discrepancy: null,
     })
@@ -262,7 +262,7 @@ describe('books that nobody tampered with', () => {
   test('are balanced when there is nothing in them', async () => {
     expect(await verify(await migratedDatabase())).toEqual({
       ...{ shard: SHARD, blocks: 0, requests: 0, entries: 0, accounts: 0 },
-      head: { number: 0, hash: '00'.repeat(32) },
+      head: { number: 0, hash: '00'.repeat(32), timeUs: 0 },
       balanced: true,
       discrepancy: null,
     })

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
+import { verifyAll } from '../../src/audit/verification.ts'
 import { slotOfId } from '../../src/core/ids.ts'
 import { shardOfSlot } from '../../src/core/shardMap.ts'
 import type { ErrorCode } from '../../src/errors.ts'
@@ -192,7 +193,11 @@ export async function openApi({
   const sagas = createSagas({ router, onTrouble: () => {}, ...sagaOptions })
   const stopExpiry = startHoldExpiry({ router, sagas }, () => {})
   const directory = createDirectory(usedUrl)
-  const app = await buildApp({ router, sagas: waiting(sagas, sagaWaitMs), directory, logLevel: 'silent' })
+  // Audited when asked, and not before.
+  const audits = {
+    last: async () => ({ verification: await verifyAll(usedUrls), finishedUs: Date.now() * 1000, tookMs: 1 }),
+  }
+  const app = await buildApp({ router, sagas: waiting(sagas, sagaWaitMs), directory, logLevel: 'silent', audits })
   const sql = connect(url, { max: 1, role: null, name: 'test' })
   const send: Send = async ({ method, path, headers, body }) => {
     const answer = await app.inject({ method, url: path, headers, ...(body === undefined ? {} : { payload: body }) })

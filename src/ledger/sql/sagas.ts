@@ -3,8 +3,7 @@ import { begunSaga, END_KEY, type Saga } from '../../core/saga.ts'
 import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
 import { type RecordRow, recordOf } from './records.ts'
 
-/** More are not looked at in one go. */
-const IN_FLIGHT_MAX = 20_000
+const FIRST_ID = '00000000-0000-0000-0000-000000000000'
 
 /** The record of the last step of a saga that began on this shard; `undefined` while it is not over. */
 export async function findSagaEnd(sql: Sql, tenantId: string, id: string): Promise<RequestRecord | undefined> {
@@ -15,12 +14,19 @@ export async function findSagaEnd(sql: Sql, tenantId: string, id: string): Promi
   return row && recordOf(row)
 }
 
-/** The sagas that began on this shard before a time and are not over, the oldest first; ids. @param beforeUs since 1970 */
-export async function listSagasInFlight(sql: Sql, beforeUs: number): Promise<string[]> {
-  const rows = await sql<{ id: string }[]>`
-    SELECT s.id FROM sagas_in_flight s JOIN requests r USING (id) JOIN blocks b ON b.number = r.block
-    WHERE b.time_us < ${beforeUs} ORDER BY b.time_us LIMIT ${IN_FLIGHT_MAX}`
-  return rows.map(({ id }) => id)
+/** A saga's place among those in flight: when it began, microseconds since 1970. */
+export type SagaPlace = { readonly id: string; readonly begunUs: number }
+
+/** The sagas that began on this shard before a time and are not over, the oldest first, after a place. */
+export async function listSagasInFlight(
+  sql: Sql,
+  { beforeUs, after, limit }: { beforeUs: number; after: SagaPlace | undefined; limit: number },
+): Promise<SagaPlace[]> {
+  const rows = await sql<{ id: string; time_us: bigint }[]>`
+    SELECT s.id, b.time_us FROM sagas_in_flight s JOIN requests r USING (id) JOIN blocks b ON b.number = r.block
+    WHERE b.time_us < ${beforeUs} AND (b.time_us, s.id) > (${after?.begunUs ?? 0}::int8, ${after?.id ?? FIRST_ID}::uuid)
+    ORDER BY b.time_us, s.id LIMIT ${limit}`
+  return rows.map(({ id, time_us }) => ({ id, begunUs: Number(time_us) }))
 }
 
 /** Sagas by id, as their beginnings recorded them. */

@@ -7,20 +7,26 @@ export type Transit = {
   readonly peer: number
   readonly currency: string
   readonly amount: bigint
+  /** A digest of the saga as the steps have recorded it. */
+  readonly text: string
 }
 
-type Row = { saga: string; tenant_id: string; peer: number; currency: string; amount: string }
+type Row = { saga: string; tenant_id: string; peer: number; currency: string; amount: string; text: string }
 
 const PAGE_ROWS = 2_000
 
-/** The posted entries of a shard's transit accounts, summed up by saga and the shard at the other end; ordered by saga. */
-export async function* readTransit(sql: Tx): AsyncGenerator<Transit[]> {
+/**
+ * The posted entries of a shard's transit accounts, summed up by saga and the shard at the other end; ordered by saga.
+ * @param after only those of later blocks
+ */
+export async function* readTransit(sql: Tx, after: number): AsyncGenerator<Transit[]> {
   const pages = sql<Row[]>`
-    SELECT r.scope AS saga, r.tenant_id, a.peer, a.currency, sum(e.amount)::text AS amount
+    SELECT r.scope AS saga, r.tenant_id, a.peer, a.currency, sum(e.amount)::text AS amount,
+           string_agg(DISTINCT md5((r.payload->'saga')::text), ' ') AS text
     FROM accounts a
     JOIN entries e ON e.account_id = a.id AND e.layer = 'posted'
     JOIN requests r ON (r.block, r.item) = (e.block, e.item)
-    WHERE a.kind = 'transit'
+    WHERE a.kind = 'transit' AND e.block > ${after}
     GROUP BY r.scope, r.tenant_id, a.peer, a.currency ORDER BY r.scope`.cursor(PAGE_ROWS)
   for await (const rows of pages) yield rows.map(transitOf)
 }
@@ -31,7 +37,8 @@ export async function readSagaTransit(
   { tenantId, saga }: Pick<Transit, 'tenantId' | 'saga'>,
 ): Promise<Transit[]> {
   const rows = await sql<Row[]>`
-    SELECT r.scope AS saga, r.tenant_id, a.peer, a.currency, sum(e.amount)::text AS amount
+    SELECT r.scope AS saga, r.tenant_id, a.peer, a.currency, sum(e.amount)::text AS amount,
+           string_agg(DISTINCT md5((r.payload->'saga')::text), ' ') AS text
     FROM requests r
     JOIN entries e ON (e.block, e.item) = (r.block, r.item) AND e.layer = 'posted'
     JOIN accounts a ON a.id = e.account_id AND a.kind = 'transit'
@@ -46,6 +53,6 @@ export async function isInFlight(sql: Sql, id: string): Promise<boolean> {
   return rows.count > 0
 }
 
-function transitOf({ saga, tenant_id, peer, currency, amount }: Row): Transit {
-  return { saga, tenantId: tenant_id, peer, currency, amount: BigInt(amount) }
+function transitOf({ tenant_id, amount, ...rest }: Row): Transit {
+  return { ...rest, tenantId: tenant_id, amount: BigInt(amount) }
 }
