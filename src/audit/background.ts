@@ -67,6 +67,7 @@ export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: Audit
 
   /** Asks the thread; if that ends instead of answering, the next one is asked the next time. */
   async function ask(what: Ask): Promise<Verification> {
+    stopping.signal.throwIfAborted()
     worker ??= open()
     worker.postMessage(what)
     const [answer] = (await once(worker, 'message', { signal: stopping.signal })) as [
@@ -100,8 +101,8 @@ export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: Audit
     last,
     async close() {
       stopping.abort()
-      await worker?.terminate()
       await Promise.race([running, sleep(CLOSE_MS_MAX, undefined, { ref: false })])
+      await worker?.terminate()
       await sql.end({ timeout: 5 })
     },
   }

@@ -1,4 +1,6 @@
+import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { startAudits } from '../../src/audit/background.ts'
 import { verifyAll } from '../../src/audit/verification.ts'
@@ -207,6 +209,13 @@ describe('the audit of several shards', () => {
 })
 
 describe('audits that go on by themselves', () => {
+  test('leave nothing running when they end, whatever they were at', async () => {
+    const closing = new URL('closing.ts', import.meta.url).pathname
+    const child = spawn(process.execPath, [closing, await migratedDatabase()], { stdio: 'inherit' })
+    onTestFinished(() => void child.kill('SIGKILL'))
+    expect(await once(child, 'exit')).toEqual([0, null])
+  })
+
   test('are shown, are made anew, and say so when the books do not agree', async () => {
     const own = await openTown()
     onTestFinished(() => own.api.close())
