@@ -1,4 +1,5 @@
-import { endedHoldOf, type Finding, payloadOf } from '../../core/audit.ts'
+import { type Finding, payloadOf } from '../../core/audit.ts'
+import { endedHoldOf } from '../../core/dueLines.ts'
 import type { Hold } from '../../core/hold.ts'
 import { begunSaga } from '../../core/saga.ts'
 import type { Tx } from '../../postgres/connect.ts'
