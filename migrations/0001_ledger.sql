@@ -217,7 +217,9 @@ BEGIN
     RAISE EXCEPTION 'entries of block % item % do not sum to zero in % on the % layer, or are outside of a block',
       crooked.block, crooked.item, crooked.currency, crooked.layer USING ERRCODE = 'ZS002';
   END IF;
-  IF EXISTS (SELECT item FROM added EXCEPT SELECT item FROM requests WHERE block = opened AND refusal IS NULL) THEN
+  IF EXISTS (SELECT FROM (SELECT DISTINCT item FROM added) AS a
+             LEFT JOIN requests r ON r.block = opened AND r.item = a.item AND r.refusal IS NULL
+             WHERE r.item IS NULL) THEN
     RAISE EXCEPTION 'entries of block % that no accepted request asked for', opened USING ERRCODE = 'ZS002';
   END IF;
   SELECT count(*) INTO added_count FROM added;
@@ -244,7 +246,7 @@ BEGIN
            min(ARRAY[sequence, amount, CASE layer WHEN 'posted' THEN 0 ELSE 1 END]) AS first_amount,
            coalesce(sum(-amount) FILTER (WHERE layer = 'posted' AND amount < 0), 0)::int8 AS debits,
            coalesce(sum(amount) FILTER (WHERE layer = 'posted' AND amount > 0), 0)::int8 AS credits
-    FROM added GROUP BY account_id, currency ORDER BY account_id
+    FROM added GROUP BY account_id, currency
   ), applied AS (
     UPDATE accounts a SET
       sequence = m.last[1],
@@ -318,8 +320,7 @@ BEGIN
   SELECT p_number, r.place - 1, r.id, r.tenant, r.scope, r.key, r.kind, r.target, r.payload::json, r.refusal,
          r.result::json, substring(r_leaves FROM ((r.place - 1) * 32 + 1)::int FOR 32)
   FROM unnest(r_id, r_tenant, r_scope, r_key, r_kind, r_target, r_payload, r_refusal, r_result)
-    WITH ORDINALITY AS r (id, tenant, scope, key, kind, target, payload, refusal, result, place)
-  ORDER BY r.scope;
+    WITH ORDINALITY AS r (id, tenant, scope, key, kind, target, payload, refusal, result, place);
 
   IF p_changes IS NOT NULL THEN
     INSERT INTO accounts (id, tenant_id, kind, currency, overdraft_limit, transfer_max, balance_max)
@@ -354,8 +355,7 @@ BEGIN
     INSERT INTO entries
       (block, item, line, account_id, sequence, currency, layer, amount, posted, pending_out, pending_in)
     SELECT p_number, e.* FROM unnest(e_item, e_line, e_account, e_sequence, e_currency, e_layer, e_amount,
-                                     e_posted, e_pending_out, e_pending_in) AS e
-    ORDER BY 4, 5;
+                                     e_posted, e_pending_out, e_pending_in) AS e;
   END IF;
 END $$;
 

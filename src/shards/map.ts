@@ -169,7 +169,7 @@ function refuseStrangers(stored: readonly Stored[]): void {
   )
 }
 
-const ADDING = 'A database is added by: zerosum shards add URL'
+const ADDING = 'A database can not be added to an installation yet.'
 
 function nameOf({ shard }: Stored, item: number): string {
   return `item ${item + 1}${shard === undefined ? '' : ` (shard ${shard})`}`

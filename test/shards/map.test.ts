@@ -147,7 +147,7 @@ describe('a list', () => {
     await prepareShards(urls)
     expect(await refusalOf([...urls, await emptyDatabase()])).toBe(
       'the shard map (epoch 1) has 2 shards, ZEROSUM_SHARDS lists 3: list the databases of shards 0 to 1, in this order, ' +
-        'without item 3. A database is added by: zerosum shards add URL',
+        'without item 3. A database can not be added to an installation yet.',
     )
     await expect(prepareShards(urls)).resolves.toMatchObject({ map: { shardCount: 2 } })
   })
@@ -246,13 +246,13 @@ describe('a database of the version that had one shard', () => {
     const other = await emptyDatabase()
     expect(await refusalOf([url, other])).toBe(
       'ZEROSUM_SHARDS lists 2 databases, but item 1 holds the accounts of an earlier version, which had one shard: ' +
-        'list that database alone. A database is added by: zerosum shards add URL',
+        'list that database alone. A database can not be added to an installation yet.',
     )
     expect(await refusalOf([other, url])).toContain('item 2 holds the accounts of an earlier version')
     await prepareShards([url])
     expect(await refusalOf([url, other])).toBe(
       'the shard map (epoch 1) has 1 shard, ZEROSUM_SHARDS lists 2: list the database of shard 0 alone, ' +
-        'without item 2. A database is added by: zerosum shards add URL',
+        'without item 2. A database can not be added to an installation yet.',
     )
   })
 

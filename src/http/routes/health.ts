@@ -21,7 +21,7 @@ export function healthRoutes(router: Router): FastifyPluginAsyncTypebox {
       {
         schema: {
           tags: ['operations'],
-          summary: 'A shard answers; `degraded` if not all do',
+          summary: 'A shard answers; the status is degraded if not all do',
           security: [],
           response: { 200: StatusBody, ...Problems },
         },
