@@ -29,7 +29,7 @@ export function placeHold(
   const legs = acrossShards([leg], context)
   if (legs) {
     const verdict = begin(work, sagaFor(request, ['hold', 'hold'], legs, context), context, { expiresAtUs })
-    if (verdict !== 'busy' && !('refusal' in verdict)) work.holds.set(id, { ...hold, status: 'pending' })
+    if (typeof verdict !== 'string' && !('refusal' in verdict)) work.holds.set(id, { ...hold, status: 'pending' })
     return verdict
   }
   const { payer, payee } = endsOf(work, tenantId, leg, context)
@@ -52,10 +52,11 @@ export function capture(
   const hold = work.hold(operation.holdId)
   if (!hold || hold.tenantId !== tenantId) return { refusal: 'hold_not_found' }
   const amount = operation.amount ?? hold.amount
-  const { payer, payee } = endsOf(work, tenantId, hold, context)
   const refusal = captureRefusal(hold, amount, context.nowUs)
-  if (refusal === 'busy') return 'busy'
-  const standing = refusal ?? statusRefusal(payer, payee)
+  if (refusal) return refusal === 'busy' ? 'busy' : { refusal }
+  // Not before: the payee of a hold that was refused need not be anybody, and its slot may have come here since.
+  const { payer, payee } = endsOf(work, tenantId, hold, context)
+  const standing = statusRefusal(payer, payee)
   if (standing) return { refusal: standing }
   const legs = acrossShards([hold], context)
   if (legs) {
