@@ -2,9 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { slotOfId } from '../src/core/ids.ts'
 import type { Request } from '../src/core/request.ts'
-import { shardOfSlot } from '../src/core/shardMap.ts'
 import { connect } from '../src/postgres/connect.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
 import { createSagas } from '../src/saga/sagas.ts'
@@ -129,8 +127,7 @@ type Node = Awaited<ReturnType<typeof openNode>>
 async function openNode(urls: readonly string[]) {
   const { map } = await prepareShards(urls)
   const onTrouble = (error: unknown) => console.error(error)
-  const shardOf = (id: string) => shardOfSlot(map, slotOfId(id))
-  const shards = urls.map((url, number) => openShard({ number, url, shardOf, writer: 'bench', onTrouble }))
+  const shards = urls.map((url, number) => openShard({ number, url, writer: 'bench', onTrouble }))
   const router = createRouter(shards, map)
   const sagas = createSagas({ router, onTrouble })
   return {

@@ -30,7 +30,7 @@ export async function copyDatabase(server: EmbeddedServer, from: string, to: str
 /** A poster and batcher, as a node has them. */
 export function openLedger(url: string, onBlock: () => void = () => {}) {
   const clockUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
-  const poster = createPoster({ url, shard: 0, shardOf: () => 0, writer: 'bench', clockUs, onBlock })
+  const poster = createPoster({ url, shard: 0, writer: 'bench', clockUs, onBlock })
   return { poster, batcher: createBatcher({ post: (requests) => poster.post(requests) }) }
 }
 

@@ -48,6 +48,18 @@ CREATE TABLE api_keys (
   CONSTRAINT api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id)
 );
 
+CREATE TABLE arrivals (
+  block bigint NOT NULL,
+  item integer NOT NULL,
+  account_id uuid NOT NULL,
+  sequence bigint NOT NULL,
+  CONSTRAINT arrivals_pkey PRIMARY KEY (block, item),
+  CONSTRAINT arrivals_sequence_check CHECK ((sequence >= 0))
+);
+CREATE INDEX arrivals_of_account ON public.arrivals USING btree (account_id, sequence);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.arrivals FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER arrive AFTER INSERT ON public.arrivals REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION arrive();
+
 CREATE TABLE blocks (
   number bigint NOT NULL,
   previous_hash bytea NOT NULL,
@@ -76,13 +88,14 @@ CREATE TABLE chain_head (
   time_us bigint NOT NULL,
   requests_left integer NOT NULL DEFAULT 0,
   entries_left integer NOT NULL DEFAULT 0,
+  layout_block bigint NOT NULL DEFAULT 0,
   CONSTRAINT chain_head_entries_left_check CHECK ((entries_left >= 0)),
   CONSTRAINT chain_head_only_row_check CHECK (only_row),
   CONSTRAINT chain_head_pkey PRIMARY KEY (only_row),
   CONSTRAINT chain_head_requests_left_check CHECK ((requests_left >= 0))
 ) WITH (fillfactor=10);
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-CREATE TRIGGER no_direct_update BEFORE UPDATE OF number, hash, time_us, requests_left, entries_left ON public.chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
+CREATE TRIGGER no_direct_update BEFORE UPDATE OF number, hash, time_us, requests_left, entries_left, layout_block ON public.chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
 
 CREATE TABLE entries (
   account_id uuid NOT NULL,
@@ -118,10 +131,72 @@ CREATE TABLE holds (
   CONSTRAINT holds_amount_check CHECK ((amount > 0)),
   CONSTRAINT holds_check CHECK (((captured >= 0) AND (captured <= amount))),
   CONSTRAINT holds_pkey PRIMARY KEY (id),
-  CONSTRAINT holds_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'refused'::text, 'held'::text, 'capturing'::text, 'captured'::text, 'released'::text, 'expired'::text])))
+  CONSTRAINT holds_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'refused'::text, 'held'::text, 'capturing'::text, 'captured'::text, 'released'::text, 'expired'::text, 'moved'::text])))
 );
 CREATE INDEX holds_to_expire ON public.holds USING btree (expires_at_us) WHERE (status = 'held'::text);
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.holds FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE TABLE map_change (
+  only_row boolean NOT NULL DEFAULT true,
+  id uuid NOT NULL,
+  phase text NOT NULL,
+  change json NOT NULL,
+  since_us bigint NOT NULL,
+  CONSTRAINT map_change_only_row_check CHECK (only_row),
+  CONSTRAINT map_change_phase_check CHECK ((phase = ANY (ARRAY['closed'::text, 'departing'::text]))),
+  CONSTRAINT map_change_pkey PRIMARY KEY (only_row)
+);
+CREATE TRIGGER layout_changed AFTER INSERT OR DELETE OR UPDATE ON public.map_change FOR EACH STATEMENT EXECUTE FUNCTION layout_changed();
+
+CREATE TABLE moved_entries (
+  shard integer NOT NULL,
+  block bigint NOT NULL,
+  item integer NOT NULL,
+  line integer NOT NULL,
+  account_id uuid NOT NULL,
+  account_name text NOT NULL,
+  sequence bigint NOT NULL,
+  currency text NOT NULL,
+  layer layer NOT NULL,
+  amount bigint NOT NULL,
+  posted bigint NOT NULL,
+  pending_out bigint NOT NULL,
+  pending_in bigint NOT NULL,
+  CONSTRAINT moved_entries_by_transaction UNIQUE (shard, block, item, line),
+  CONSTRAINT moved_entries_pkey PRIMARY KEY (account_id, sequence),
+  CONSTRAINT moved_entries_shard_block_item_fkey FOREIGN KEY (shard, block, item) REFERENCES moved_requests(shard, block, item)
+);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.moved_entries FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE TABLE moved_history (
+  shard integer NOT NULL,
+  slot integer NOT NULL,
+  block bigint NOT NULL,
+  CONSTRAINT moved_history_pkey PRIMARY KEY (shard, slot)
+);
+
+CREATE TABLE moved_requests (
+  shard integer NOT NULL,
+  block bigint NOT NULL,
+  item integer NOT NULL,
+  time_us bigint NOT NULL,
+  id uuid NOT NULL,
+  tenant_id uuid NOT NULL,
+  scope uuid NOT NULL,
+  key text NOT NULL,
+  kind text NOT NULL,
+  target uuid,
+  payload json NOT NULL,
+  refusal text,
+  result json,
+  leaf bytea NOT NULL,
+  CONSTRAINT moved_requests_id UNIQUE (id),
+  CONSTRAINT moved_requests_leaf_check CHECK ((length(leaf) = 32)),
+  CONSTRAINT moved_requests_pkey PRIMARY KEY (shard, block, item)
+);
+CREATE INDEX moved_requests_idempotency ON public.moved_requests USING btree (tenant_id, scope, key);
+CREATE INDEX moved_requests_target ON public.moved_requests USING btree (target) WHERE (target IS NOT NULL);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.moved_requests FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 CREATE TABLE requests (
   block bigint NOT NULL,
@@ -164,12 +239,14 @@ CREATE TABLE shard_map (
   shard_count integer NOT NULL,
   slots smallint[] NOT NULL,
   created_us bigint NOT NULL,
+  drained integer[] NOT NULL DEFAULT '{}'::integer[],
   CONSTRAINT shard_map_check CHECK (((array_ndims(slots) = 1) AND (array_lower(slots, 1) = 1) AND (cardinality(slots) = 4096) AND (array_position(slots, NULL::smallint) IS NULL) AND (0 <= ALL (slots)) AND (shard_count > ALL (slots)))),
   CONSTRAINT shard_map_epoch_check CHECK ((epoch > 0)),
   CONSTRAINT shard_map_pkey PRIMARY KEY (epoch),
   CONSTRAINT shard_map_shard_count_check CHECK (((shard_count >= 1) AND (shard_count <= 4096)))
 );
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.shard_map FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER layout_changed AFTER INSERT ON public.shard_map FOR EACH STATEMENT EXECUTE FUNCTION layout_changed();
 
 CREATE TABLE tenants (
   id uuid NOT NULL,
@@ -198,7 +275,76 @@ CREATE TABLE wallets (
   CONSTRAINT wallets_pkey PRIMARY KEY (id)
 );
 CREATE INDEX wallets_by_holder ON public.wallets USING btree (tenant_id, holder_id, id DESC);
+CREATE INDEX wallets_by_slot ON public.wallets USING btree (slot_of(id));
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.wallets FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE VIEW known_entries AS
+ SELECT ( SELECT COALESCE(h.shard, 0) AS "coalesce"
+           FROM chain_head h) AS shard,
+    e.block,
+    e.item,
+    e.line,
+    e.account_id,
+    concat_ws(':'::text, a.kind, a.peer) AS account_name,
+    e.sequence,
+    e.currency,
+    e.layer,
+    e.amount,
+    e.posted,
+    e.pending_out,
+    e.pending_in
+   FROM (entries e
+     JOIN accounts a ON ((a.id = e.account_id)))
+UNION ALL
+ SELECT moved_entries.shard,
+    moved_entries.block,
+    moved_entries.item,
+    moved_entries.line,
+    moved_entries.account_id,
+    moved_entries.account_name,
+    moved_entries.sequence,
+    moved_entries.currency,
+    moved_entries.layer,
+    moved_entries.amount,
+    moved_entries.posted,
+    moved_entries.pending_out,
+    moved_entries.pending_in
+   FROM moved_entries;
+
+CREATE VIEW known_requests AS
+ SELECT ( SELECT COALESCE(h.shard, 0) AS "coalesce"
+           FROM chain_head h) AS shard,
+    r.block,
+    r.item,
+    b.time_us,
+    r.id,
+    r.tenant_id,
+    r.scope,
+    r.key,
+    r.kind,
+    r.target,
+    r.payload,
+    r.refusal,
+    r.result,
+    r.leaf
+   FROM (requests r
+     JOIN blocks b ON ((b.number = r.block)))
+UNION ALL
+ SELECT moved_requests.shard,
+    moved_requests.block,
+    moved_requests.item,
+    moved_requests.time_us,
+    moved_requests.id,
+    moved_requests.tenant_id,
+    moved_requests.scope,
+    moved_requests.key,
+    moved_requests.kind,
+    moved_requests.target,
+    moved_requests.payload,
+    moved_requests.refusal,
+    moved_requests.result,
+    moved_requests.leaf
+   FROM moved_requests;
 
 CREATE OR REPLACE FUNCTION public.advance_head()
  RETURNS trigger
@@ -261,6 +407,15 @@ BEGIN
       (id uuid, tenant_id uuid, from_account uuid, to_account uuid, amount int8, currency text, expires_at_us int8,
        status text, captured int8)
     ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, captured = EXCLUDED.captured;
+  END IF;
+
+  IF r_kind && ARRAY['map-close', 'map-depart', 'map-open'] THEN
+    PERFORM apply_map_steps(p_number, p_time_us);
+  END IF;
+  IF 'wallet-arrive' = ANY (r_kind) THEN
+    INSERT INTO arrivals (block, item, account_id, sequence)
+    SELECT block, item, scope, (payload->'wallet'->>'sequence')::int8 FROM requests
+    WHERE block = p_number AND kind = 'wallet-arrive' AND refusal IS NULL;
   END IF;
 
   IF cardinality(s_begun) > 0 THEN
@@ -352,6 +507,100 @@ BEGIN
   RETURN NULL;
 END $function$;
 
+CREATE OR REPLACE FUNCTION public.apply_map_steps(p_number bigint, p_time_us bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+  step record;
+  last shard_map;
+BEGIN
+  FOR step IN
+    SELECT kind, scope AS id, payload->'change' AS change, (payload->>'isMoved')::boolean AS is_moved FROM requests
+    WHERE block = p_number AND refusal IS NULL AND kind IN ('map-close', 'map-depart', 'map-open') ORDER BY item
+  LOOP
+    IF step.kind = 'map-close' THEN
+      SELECT * INTO last FROM shard_map ORDER BY epoch DESC LIMIT 1;
+      IF EXISTS (SELECT FROM json_array_elements_text(step.change->'slots') AS s (slot)
+                 WHERE last.slots[s.slot::int + 1] IS DISTINCT FROM (step.change->>'from')::int2) THEN
+        RAISE EXCEPTION 'block % closes slots that are not where it says', p_number USING ERRCODE = 'ZS002';
+      END IF;
+      INSERT INTO map_change (id, phase, change, since_us) VALUES (step.id, 'closed', step.change, p_time_us);
+      CONTINUE;
+    END IF;
+    IF step.kind = 'map-depart' THEN
+      UPDATE map_change SET phase = 'departing' WHERE id = step.id AND phase = 'closed';
+    ELSE
+      DELETE FROM map_change WHERE id = step.id;
+    END IF;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'block % goes on with a change of the map that is not under way', p_number USING ERRCODE = 'ZS002';
+    END IF;
+    IF step.kind = 'map-open' AND step.is_moved THEN
+      SELECT * INTO last FROM shard_map ORDER BY epoch DESC LIMIT 1;
+      IF (step.change->>'epoch')::int8 IS DISTINCT FROM last.epoch + 1 THEN
+        RAISE EXCEPTION 'block % changes the map to epoch %, after %', p_number, step.change->>'epoch', last.epoch
+          USING ERRCODE = 'ZS002';
+      END IF;
+      INSERT INTO shard_map (epoch, shard_count, slots, created_us, drained)
+      SELECT (step.change->>'epoch')::int8, (step.change->>'shardCount')::int,
+             array_agg(CASE WHEN moved.slot IS NULL THEN s.shard ELSE (step.change->>'to')::int END ORDER BY s.place)::int2[],
+             (step.change->>'createdUs')::int8,
+             ARRAY(SELECT json_array_elements_text(step.change->'drained')::int)
+      FROM unnest(last.slots) WITH ORDINALITY AS s (shard, place)
+      LEFT JOIN (SELECT json_array_elements_text(step.change->'slots')::int AS slot) AS moved ON moved.slot = s.place - 1;
+    END IF;
+  END LOOP;
+END $function$;
+
+CREATE OR REPLACE FUNCTION public.arrive()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+DECLARE
+  opened int8 := open_block();
+  arrived_count int;
+BEGIN
+  IF EXISTS (SELECT FROM added a
+             LEFT JOIN requests r ON (r.block, r.item) = (a.block, a.item) AND r.kind = 'wallet-arrive' AND r.refusal IS NULL
+               AND r.scope = a.account_id AND (r.payload->'wallet'->>'sequence')::int8 = a.sequence
+             WHERE a.block IS DISTINCT FROM opened OR r.id IS NULL) THEN
+    RAISE EXCEPTION 'arrivals that no accepted request asked for' USING ERRCODE = 'ZS002';
+  END IF;
+  WITH arrived AS (
+    SELECT a.account_id, a.sequence, r.tenant_id, r.payload->'wallet' AS wallet
+    FROM added a JOIN requests r ON (r.block, r.item) = (a.block, a.item)
+  ), opened AS (
+    INSERT INTO accounts (id, tenant_id, kind, currency, overdraft_limit)
+    SELECT account_id, tenant_id, 'wallet', wallet->>'currency', (wallet->>'overdraftLimit')::int8 FROM arrived
+    ON CONFLICT (id) DO NOTHING
+  )
+  INSERT INTO wallets (id, tenant_id, holder_id, name, metadata, opened_us)
+  SELECT account_id, tenant_id, wallet->>'holderId', wallet->>'name', wallet->'metadata', (wallet->>'openedUs')::int8
+  FROM arrived
+  ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, metadata = EXCLUDED.metadata;
+
+  WITH arrived AS (
+    SELECT a.account_id, a.sequence, r.payload->'wallet' AS wallet
+    FROM added a JOIN requests r ON (r.block, r.item) = (a.block, a.item)
+  )
+  UPDATE accounts a SET
+    sequence = v.sequence,
+    status = (v.wallet->>'status')::account_status,
+    transfer_max = (v.wallet->'limits'->>'transferMax')::int8,
+    balance_max = (v.wallet->'limits'->>'balanceMax')::int8
+  FROM arrived v
+  WHERE a.id = v.account_id AND a.sequence <= v.sequence AND a.credits_posted = a.debits_posted
+    AND a.debits_pending = 0 AND a.credits_pending = 0;
+  GET DIAGNOSTICS arrived_count = ROW_COUNT;
+  IF arrived_count <> (SELECT count(*) FROM added) THEN
+    RAISE EXCEPTION 'a wallet arrives where it is already' USING ERRCODE = 'ZS002';
+  END IF;
+  RETURN NULL;
+END $function$;
+
 CREATE OR REPLACE FUNCTION public.check_block()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -399,6 +648,57 @@ BEGIN
   RETURN NULL;
 END $function$;
 
+CREATE OR REPLACE FUNCTION public.copy_history(p_shard integer, p_slots integer[], p_block bigint, p_requests json, p_entries json)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+BEGIN
+  IF coalesce(cardinality(p_slots), 0) = 0
+     OR EXISTS (SELECT FROM (SELECT slots FROM shard_map ORDER BY epoch DESC LIMIT 1) AS m, chain_head h, unnest(p_slots) AS s (slot)
+                WHERE m.slots[s.slot + 1] IS NOT DISTINCT FROM h.shard) THEN
+    RAISE EXCEPTION 'history is copied to a shard before its slots come there' USING ERRCODE = 'ZS003';
+  END IF;
+  IF EXISTS (
+    SELECT FROM json_to_recordset(p_requests) AS r (shard int, block int8, item int, id uuid, scope uuid, key text), chain_head h
+    WHERE r.shard = h.shard OR NOT (
+      slot_of(r.id) = ANY (p_slots)
+      OR (r.key IN ('§part', '§end') AND slot_of(r.scope) = ANY (p_slots))
+      OR (r.shard, r.block, r.item) IN (
+        SELECT e.shard, e.block, e.item FROM json_to_recordset(p_entries) AS e (shard int, block int8, item int, account_id uuid)
+        WHERE slot_of(e.account_id) = ANY (p_slots)))
+  ) OR EXISTS (
+    SELECT shard, block, item FROM json_to_recordset(p_entries) AS e (shard int, block int8, item int)
+    EXCEPT SELECT shard, block, item FROM json_to_recordset(p_requests) AS r (shard int, block int8, item int)
+  ) THEN
+    RAISE EXCEPTION 'history is copied that does not belong to these slots' USING ERRCODE = 'ZS003';
+  END IF;
+  INSERT INTO moved_requests (shard, block, item, time_us, id, tenant_id, scope, key, kind, target, payload, refusal, result, leaf)
+  SELECT shard, block, item, time_us, id, tenant_id, scope, key, kind, target, payload::json, refusal, result::json, decode(leaf, 'hex')
+  FROM json_to_recordset(p_requests) AS r
+    (shard int, block int8, item int, time_us int8, id uuid, tenant_id uuid, scope uuid, key text, kind text, target uuid,
+     payload text, refusal text, result text, leaf text)
+  ON CONFLICT (shard, block, item) DO NOTHING;
+  INSERT INTO moved_entries
+    (shard, block, item, line, account_id, account_name, sequence, currency, layer, amount, posted, pending_out, pending_in)
+  SELECT e.* FROM json_to_recordset(p_entries) AS e
+    (shard int, block int8, item int, line int, account_id uuid, account_name text, sequence int8, currency text, layer layer,
+     amount int8, posted int8, pending_out int8, pending_in int8)
+  ON CONFLICT (shard, block, item, line) DO NOTHING;
+  -- Holds that are over say so in what was recorded when they ended; open ones come through the chain.
+  INSERT INTO holds (id, tenant_id, from_account, to_account, amount, currency, expires_at_us, status, captured)
+  SELECT DISTINCT ON (h.id) h.id, h."tenantId", h."from", h."to", h.amount, h.currency, h."expiresAtUs", h.status, h.captured
+  FROM json_to_recordset(p_requests) AS r (time_us int8, kind text, refusal text, result text),
+       json_to_record(r.result::json->'hold') AS h
+         (id uuid, "tenantId" uuid, "from" uuid, "to" uuid, amount int8, currency text, "expiresAtUs" int8, status text, captured int8)
+  WHERE r.refusal IS NULL AND r.kind IN ('capture', 'release', 'expiry', 'saga-finalize', 'saga-release')
+    AND h.status <> 'held' AND slot_of(h.id) = ANY (p_slots)
+  ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, captured = EXCLUDED.captured WHERE holds.status = 'moved';
+  INSERT INTO moved_history (shard, slot, block) SELECT p_shard, slot, p_block FROM unnest(p_slots) AS s (slot) WHERE p_block IS NOT NULL
+  ON CONFLICT (shard, slot) DO UPDATE SET block = greatest(moved_history.block, EXCLUDED.block);
+END $function$;
+
 CREATE OR REPLACE FUNCTION public.is_step(layer layer, amount bigint, posted bigint, pending_out bigint, pending_in bigint)
  RETURNS boolean
  LANGUAGE sql
@@ -409,6 +709,21 @@ AS $function$
     ELSE posted = 0 AND ((pending_out = -amount AND pending_in = 0) OR (pending_out = 0 AND pending_in = amount))
   END
 $function$;
+
+CREATE OR REPLACE FUNCTION public.layout_changed()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+BEGIN
+  IF TG_TABLE_NAME = 'map_change' AND open_block() IS NULL THEN
+    RAISE EXCEPTION 'the map changes by blocks alone: % refused', TG_OP USING ERRCODE = 'ZS003';
+  END IF;
+  -- The first map is there before any block.
+  UPDATE chain_head SET layout_block = number WHERE number = open_block();
+  RETURN NULL;
+END $function$;
 
 CREATE OR REPLACE FUNCTION public.lock_head()
  RETURNS chain_head
@@ -447,16 +762,33 @@ BEGIN
   RETURN NULL;
 END $function$;
 
+CREATE OR REPLACE FUNCTION public.slot_of(id uuid)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  SELECT CASE substr(id::text, 15, 1) WHEN '7' THEN ('x' || right(id::text, 3))::bit(12)::int END
+$function$;
+
 GRANT DELETE, INSERT, SELECT ON TABLE verifications TO zerosum_app;
 GRANT EXECUTE ON FUNCTION append_block TO zerosum_app;
+GRANT EXECUTE ON FUNCTION copy_history TO zerosum_app;
 GRANT EXECUTE ON FUNCTION lock_head TO zerosum_app;
+GRANT EXECUTE ON FUNCTION slot_of TO PUBLIC;
 GRANT INSERT, SELECT ON TABLE tenants TO zerosum_app;
 GRANT INSERT, SELECT, UPDATE (revoked_at) ON TABLE api_keys TO zerosum_app;
 GRANT SELECT ON TABLE accounts TO zerosum_app;
+GRANT SELECT ON TABLE arrivals TO zerosum_app;
 GRANT SELECT ON TABLE blocks TO zerosum_app;
 GRANT SELECT ON TABLE chain_head TO zerosum_app;
 GRANT SELECT ON TABLE entries TO zerosum_app;
 GRANT SELECT ON TABLE holds TO zerosum_app;
+GRANT SELECT ON TABLE known_entries TO zerosum_app;
+GRANT SELECT ON TABLE known_requests TO zerosum_app;
+GRANT SELECT ON TABLE map_change TO zerosum_app;
+GRANT SELECT ON TABLE moved_entries TO zerosum_app;
+GRANT SELECT ON TABLE moved_history TO zerosum_app;
+GRANT SELECT ON TABLE moved_requests TO zerosum_app;
 GRANT SELECT ON TABLE requests TO zerosum_app;
 GRANT SELECT ON TABLE sagas_in_flight TO zerosum_app;
 GRANT SELECT ON TABLE schema_migrations TO zerosum_app;

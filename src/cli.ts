@@ -2,9 +2,9 @@
 import { ConfigError, readConfig } from './config.ts'
 import { demoText } from './demo.ts'
 import { shareDatabases, startNode } from './main.ts'
+import { addShard, drainShard, moveSlots, printPlan } from './relocation/command.ts'
 import { checkShards, prepareShards, ShardListError } from './shards/map.ts'
 import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
-
 import { verifyShards } from './verify.ts'
 
 const USAGE = `usage: zerosum COMMAND
@@ -12,6 +12,10 @@ const USAGE = `usage: zerosum COMMAND
   start                     run a node: the HTTP API, with an embedded PostgreSQL unless ZEROSUM_SHARDS is set
   verify [--json]           recompute the whole ledger; exit 1 if the books do not agree
   migrate                   bring the databases to the newest schema
+  shards plan               how the slots lie, and how they should
+  shards add URL            one database more; without URL if PostgreSQL is embedded. It has no wallets before they are moved
+  shards move               move wallets until all shards have their share, while transfers run; goes on where it was broken off
+  shards drain NUMBER       move all wallets away from a shard; shards undrain NUMBER lets it have its share again
   keys create TENANT [SCOPE …]  make an API key (and the tenant, if it is new); scopes: ${SCOPES.join(' ')}
 
 Settings come from the environment: see README.md.`
@@ -83,6 +87,33 @@ async function createKey([tenant, ...scopes]: string[]): Promise<number> {
   }
 }
 
+/** @returns `undefined` if that is not how it is called */
+async function shards([command, argument, ...rest]: string[]): Promise<number | undefined> {
+  const isNumbered = command === 'drain' || command === 'undrain'
+  if (rest.length > 0 || (argument !== undefined && !isNumbered && command !== 'add')) return undefined
+  if (isNumbered && !/^\d{1,4}$/.test(argument ?? '')) return undefined
+  const config = readConfig()
+  const databases = await shareDatabases(config)
+  const asked = { databases, writer: config.writer }
+  try {
+    switch (command) {
+      case 'plan':
+        return await printPlan(asked)
+      case 'add':
+        return await addShard(asked, argument)
+      case 'move':
+        return await moveSlots(asked)
+      case 'drain':
+      case 'undrain':
+        return await drainShard(asked, Number(argument), command === 'drain')
+      default:
+        return undefined
+    }
+  } finally {
+    await databases.close()
+  }
+}
+
 async function run([command, ...args]: string[]): Promise<number> {
   switch (command) {
     case 'start':
@@ -91,10 +122,16 @@ async function run([command, ...args]: string[]): Promise<number> {
       return await verify(args)
     case 'migrate':
       return await migrate()
+    case 'shards':
+      return (await shards(args)) ?? usage()
     case 'keys':
       if (args[0] === 'create') return await createKey(args.slice(1))
       break
   }
+  return usage()
+}
+
+function usage(): number {
   console.error(USAGE)
   return 2
 }

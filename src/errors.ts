@@ -98,6 +98,11 @@ export const PROBLEMS = {
     title: 'Too much is waiting to be posted',
     advice: 'Retry after the time given, same key.',
   },
+  moving: {
+    status: 503,
+    title: 'What this is about is being moved to another database',
+    advice: 'Retry after the time given, same key.',
+  },
   ledger_unavailable: {
     status: 503,
     title: 'The ledger cannot be reached',

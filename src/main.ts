@@ -1,15 +1,14 @@
 import { startAudits } from './audit/background.ts'
 import type { Config } from './config.ts'
-import { slotOfId } from './core/ids.ts'
-import { shardOfSlot } from './core/shardMap.ts'
 import { type Demo, ensureDemo } from './demo.ts'
 import { buildApp } from './http/app.ts'
 import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } from './postgres/embedded.ts'
+import { startRelocationRecovery } from './relocation/recovery.ts'
 import { startHoldExpiry } from './saga/holdExpiry.ts'
 import { createSagas } from './saga/sagas.ts'
 import { prepareShards } from './shards/map.ts'
 import { createRouter } from './shards/router.ts'
-import { openShard, type Shard } from './shards/shard.ts'
+import { openShard } from './shards/shard.ts'
 import { shardCountOf } from './shards/storedMap.ts'
 import { createDirectory } from './tenants/directory.ts'
 
@@ -28,30 +27,59 @@ export type Node = {
 }
 
 /** Databases to work on, and what ends that. */
-export type Databases = { readonly urls: readonly string[]; close(): Promise<void> }
+export type Databases = {
+  /** Makes the database of a shard that is to be added; it is `undefined` where databases are made by somebody else. */
+  create?(number: number): Promise<string>
+  /** Of the shards that there are, by number. */
+  readonly urls: readonly string[]
+  /** Also of those that are added later, if they are known already. */
+  urlOf(number: number): string | undefined
+  close(): Promise<void>
+}
 
 /** Of a new data directory; an older one keeps its own number. */
 const EMBEDDED_SHARDS = 2
 
 /** The databases a config names; the embedded server is started if it names none. @throws DirectoryInUse */
 export async function openDatabases(config: Config): Promise<Databases> {
-  if (config.shardUrls.length > 0) return { urls: config.shardUrls, close: async () => {} }
+  if (config.shardUrls.length > 0) return databasesOf(config.shardUrls, async () => {})
   const server = await startEmbedded(config.dataDir)
   try {
     await server.createDatabase('shard0')
     const names = await embeddedDatabases(server)
     for (const name of names) await server.createDatabase(name)
-    return { urls: names.map((name) => server.url(name)), close: () => server.stop() }
+    return embedded(server, names, () => server.stop())
   } catch (error) {
     await server.stop()
     throw error
   }
 }
 
+function databasesOf(urls: readonly string[], close: () => Promise<void>): Databases {
+  return { urls, urlOf: (number) => urls[number], close }
+}
+
+function embedded(
+  server: Pick<EmbeddedServer, 'url' | 'createDatabase'>,
+  names: readonly string[],
+  close: () => Promise<void>,
+): Databases {
+  const urlOf = (number: number) => server.url(nameOf(number))
+  return {
+    ...{ urls: names.map((name) => server.url(name)), urlOf, close },
+    async create(number) {
+      await server.createDatabase(nameOf(number))
+      return urlOf(number)
+    },
+  }
+}
+
+const nameOf = (number: number) => `shard${number}`
+
 /** The names of the databases that an embedded server has, or is to have. */
 async function embeddedDatabases(server: Pick<EmbeddedServer, 'url'>): Promise<string[]> {
   const count = (await shardCountOf(server.url('shard0'))) ?? EMBEDDED_SHARDS
-  return Array.from({ length: count }, (_, number) => `shard${number}`)
+  return Array.from({ length: count }, (_, number) => nameOf(number))
 }
 
 /** The same for commands that may work beside a running node: its embedded server is used if there is one. */
@@ -61,8 +89,7 @@ export async function shareDatabases(config: Config): Promise<Databases> {
   } catch (error) {
     if (!(error instanceof DirectoryInUse)) throw error
     const server = await attachEmbedded(config.dataDir)
-    const names = await embeddedDatabases(server)
-    return { urls: names.map((name) => server.url(name)), close: async () => {} }
+    return embedded(server, await embeddedDatabases(server), async () => {})
   }
 }
 
@@ -76,19 +103,28 @@ export async function startNode(config: Config): Promise<Node> {
     const databases = await openDatabases(config)
     closers.push(() => databases.close())
     const { map } = await prepareShards(databases.urls)
-    const shards: Shard[] = []
-    const shardOf = (id: string) => shardOfSlot(map, slotOfId(id))
-    for (const [number, url] of databases.urls.entries()) {
-      const onTrouble = (error: unknown) => log('posting met trouble and goes on', error)
-      const shard = openShard({ number, url, shardOf, writer: config.writer, onTrouble })
-      closers.push(() => shard.close())
-      shards.push(shard)
-    }
-    const router = createRouter(shards, map)
+    const open = (url: string, number: number) =>
+      openShard({
+        number,
+        url,
+        writer: config.writer,
+        onTrouble: (error) => log('posting met trouble and goes on', error),
+      })
+    const router = createRouter(databases.urls.map(open), map, (number) => {
+      const url = databases.urlOf(number)
+      return url === undefined ? undefined : open(url, number)
+    })
+    closers.push(() => Promise.all(router.shards.map((shard) => shard.close())))
     const onTrouble = (error: unknown) => log('a saga met trouble and goes on', error)
     const sagas = createSagas({ router, onTrouble })
     closers.push(() => sagas.close())
     closers.push(startHoldExpiry({ router, sagas }, (error) => log('holds could not be expired and will be', error)))
+    const recovery = startRelocationRecovery({
+      router,
+      urlOf: databases.urlOf,
+      onTrouble: (error) => log('a change of the shard map met trouble and goes on', error),
+    })
+    closers.push(() => recovery.stop())
     const directory = createDirectory(databases.urls[0] ?? '')
     closers.push(() => directory.close())
 
@@ -96,13 +132,16 @@ export async function startNode(config: Config): Promise<Node> {
     const { dataDir, demoKey: chosenKey } = config
     const demo = wantsDemo ? await ensureDemo({ directory, sagas }, { chosenKey, dataDir }) : undefined
 
-    const audits = startAudits({ urls: databases.urls, onTrouble: (error) => log('an audit failed', error) })
+    const audits = startAudits({
+      urls: () => router.shards.flatMap(({ number }) => databases.urlOf(number) ?? []),
+      onTrouble: (error) => log('an audit failed', error),
+    })
     closers.push(() => audits.close())
 
     const app = await buildApp({ router, sagas, directory, audits })
     closers.push(() => closeApp(app))
     const url = await app.listen({ host: config.host, port: config.port })
-    return { url, shardCount: shards.length, demo, stop }
+    return { url, shardCount: router.shards.length, demo, stop }
   } catch (error) {
     await stop()
     throw error

@@ -1,3 +1,4 @@
+import type { CopiesReport } from './audit/copies.ts'
 import type { TransitReport } from './audit/transit.ts'
 import { verifyAll } from './audit/verification.ts'
 import { formatId } from './core/ids.ts'
@@ -13,6 +14,7 @@ export async function verifyShards(urls: readonly string[], { json }: { json: bo
   else {
     for (const report of verification.shards) console.log(textOf(report))
     if (urls.length > 1) console.log(transitText(verification.transit))
+    if (verification.copies?.discrepancy) console.log(copiesText(verification.copies))
   }
   return verification.balanced ? 0 : 1
 }
@@ -32,6 +34,15 @@ function textOf({ shard, blocks, requests, entries, accounts, head, discrepancy 
     `  transaction  ${transaction ?? 'unknown'}`,
     `  account      ${account ?? 'unknown'}`,
     `  problem      ${problem}`,
+  ].join('\n')
+}
+
+function copiesText({ discrepancy }: CopiesReport): string {
+  return [
+    'what moved between shards: THE COPIES DO NOT AGREE:',
+    `  shard        ${discrepancy?.shard}`,
+    `  transaction  ${formatId('txn', discrepancy?.request ?? '')}`,
+    `  problem      ${discrepancy?.problem}`,
   ].join('\n')
 }
 

@@ -16,8 +16,8 @@ export type Audits = {
 }
 
 export type AuditsOptions = {
-  /** By shard number; what audits found is kept on the first. */
-  urls: readonly string[]
+  /** By shard number, as of now; what audits found is kept on the first. */
+  urls: () => readonly string[]
   intervalMs?: number
   onTrouble: (error: unknown) => void
 }
@@ -35,7 +35,7 @@ const LOCK_KEY = 8_203_718
  * kept for all nodes to show.
  */
 export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: AuditsOptions): Audits {
-  const sql = connect(urls[0] ?? '', { max: 2, name: 'zerosum audits', answerMsMax: ANSWER_MS_MAX })
+  const sql = connect(urls()[0] ?? '', { max: 2, name: 'zerosum audits', answerMsMax: ANSWER_MS_MAX })
   const stopping = new AbortController()
   let worker: Worker | undefined
   let round = 0
@@ -66,10 +66,10 @@ export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: Audit
   }
 
   /** Asks the thread; if that ends instead of answering, the next one is asked the next time. */
-  async function ask(what: Ask): Promise<Verification> {
+  async function ask(what: Ask['what']): Promise<Verification> {
     stopping.signal.throwIfAborted()
     worker ??= open()
-    worker.postMessage(what)
+    worker.postMessage({ what, urls: urls() } satisfies Ask)
     const [answer] = (await once(worker, 'message', { signal: stopping.signal })) as [
       { verification?: Verification; problem?: string },
     ]
@@ -78,7 +78,7 @@ export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: Audit
   }
 
   function open(): Worker {
-    const opened = new Worker(new URL('worker.ts', import.meta.url), { workerData: urls })
+    const opened = new Worker(new URL('worker.ts', import.meta.url))
     opened.on('error', onTrouble)
     opened.on('exit', (code) => {
       if (worker === opened) worker = undefined

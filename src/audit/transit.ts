@@ -93,6 +93,8 @@ async function lookAgain(
   if (flying.includes(true)) return 'in flight'
   const found = await Promise.all(pools.map((sql) => readSagaTransit(sql, { tenantId, saga })))
   const [gap] = gapsOf(found.flatMap((transits, shard) => transits.map((transit) => [shard, transit] as const)))
+  // A wallet may have begun to move meanwhile; a saga begins once.
+  if (gap && (await Promise.all(pools.map((sql) => isInFlight(sql, saga)))).includes(true)) return 'in flight'
   return gap && `the saga is over, but between ${gap.between}, ${gap.amount} is on one side only`
 }
 

@@ -1,5 +1,6 @@
 import { type ShardReport, verifyShard } from '../ledger/auditor.ts'
 import { connect } from '../postgres/connect.ts'
+import { type CopiesReport, reconcileCopies } from './copies.ts'
 import { reconcileTransit, type TransitReport } from './transit.ts'
 
 /** What an audit of all shards came to. */
@@ -8,6 +9,8 @@ export type Verification = {
   readonly shards: readonly ShardReport[]
   /** What is between the shards. */
   readonly transit: TransitReport
+  /** What moved between them with its history; not looked at when only what came since is. */
+  readonly copies?: CopiesReport
 }
 
 export type VerificationOptions = {
@@ -40,7 +43,9 @@ export async function verifyAll(
       )
     }
     const transit = await reconcileTransit(pools, since?.balanced ? since.shards.map(({ head }) => head.number) : [])
-    return { balanced: transit.balanced && shards.every(({ balanced }) => balanced), shards, transit }
+    const found = { shards, transit, ...(since ? {} : { copies: await reconcileCopies(pools) }) }
+    const balanced = transit.balanced && (found.copies?.balanced ?? true) && shards.every((shard) => shard.balanced)
+    return { balanced, ...found }
   } finally {
     await Promise.all(pools.map((sql) => sql.end({ timeout: 5 })))
   }

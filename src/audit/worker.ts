@@ -1,16 +1,17 @@
-import { parentPort, workerData } from 'node:worker_threads'
+import { parentPort } from 'node:worker_threads'
 import { type Verification, verifyAll } from './verification.ts'
 
 /** What the thread is asked: to look at everything, or at what came since the last time it was asked. */
-export type Ask = 'whole' | 'since'
+export type Ask = { readonly what: 'whole' | 'since'; readonly urls: readonly string[] }
 
 let last: Verification | undefined
 
-parentPort?.on('message', async (ask: Ask) => {
-  const since = ask === 'since' && last?.balanced ? last : undefined
+parentPort?.on('message', async ({ what, urls }: Ask) => {
+  // Another shard: what is between it and the others was not looked at.
+  const since = what === 'since' && last?.balanced && last.shards.length === urls.length ? last : undefined
   last = undefined
   try {
-    last = await verifyAll(workerData as readonly string[], { since })
+    last = await verifyAll(urls, { since })
     parentPort?.postMessage({ verification: last })
   } catch (error) {
     parentPort?.postMessage({ problem: error instanceof Error ? (error.stack ?? error.message) : `${error}` })

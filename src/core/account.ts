@@ -36,6 +36,16 @@ export type Account = {
   creditsPending: bigint
 }
 
+export type LimitsJson = { transferMax?: string; balanceMax?: string }
+
+/** Limits as they are written in JSON. */
+export function limitsJson({ transferMax, balanceMax }: Limits): LimitsJson {
+  return {
+    ...(transferMax === undefined ? {} : { transferMax: `${transferMax}` }),
+    ...(balanceMax === undefined ? {} : { balanceMax: `${balanceMax}` }),
+  }
+}
+
 /** An account as it is opened: active, empty. */
 export function openedAccount(
   fields: Pick<Account, 'id' | 'tenantId' | 'kind' | 'currency' | 'peer' | 'overdraftLimit' | 'limits'>,

@@ -23,11 +23,15 @@ export type Finding = {
   readonly problem: string
 }
 
-/** A request as it is stored; `opened` is the account under its id if it is a wallet-open, the limit in decimal digits. */
+/**
+ * A request as it is stored; `opened` is the account that a wallet-open or wallet-arrive is about, the limit in decimal digits, `arrivedAt`
+ * the sequence with which it is noted to have come.
+ */
 export type StoredItem = Omit<Item, 'entries'> & {
   readonly item: number
   readonly target: string | null
   readonly leaf: Buffer
+  readonly arrivedAt: bigint | null
   readonly opened: (Pick<Account, 'tenantId' | 'kind' | 'currency'> & { readonly overdraftLimit: string | null }) | null
 }
 
@@ -194,10 +198,21 @@ function namingProblem({ kind, target, scope }: StoredItem, payload: Payload): W
 }
 
 /** The account of a wallet must be what the wallet-open asked for, in all that never changes. */
-function openingProblem({ id, tenantId, kind, refusal, opened }: StoredItem, payload: Payload): Wrong | undefined {
-  if (kind !== 'wallet-open' || refusal !== null) return undefined
+function openingProblem(
+  { id: requestId, tenantId, kind, scope, refusal, opened, arrivedAt }: StoredItem,
+  payload: Payload,
+): Wrong | undefined {
+  const isArrival = kind === 'wallet-arrive'
+  if ((kind !== 'wallet-open' && !isArrival) || refusal !== null) return undefined
+  const id = isArrival ? scope : requestId
   if (!opened) return { account: id, problem: 'a wallet was opened, but its account is not there' }
-  const { currency, overdraftLimit } = payload
+  const {
+    currency,
+    overdraftLimit,
+    sequence = null,
+  } = isArrival ? (payload.wallet ?? {}) : { ...payload, sequence: null }
+  const arrival = difference({ sequence: arrivedAt }, { sequence })
+  if (arrival !== undefined) return { account: id, problem: `in what is noted of the arrival, ${arrival}` }
   const problem = difference(
     { tenant: opened.tenantId, kind: opened.kind, currency: opened.currency, overdraft_limit: opened.overdraftLimit },
     { tenant: tenantId, kind: 'wallet', currency: currency ?? null, overdraft_limit: overdraftLimit ?? null },

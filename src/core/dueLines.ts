@@ -1,5 +1,6 @@
 import { systemAccountId } from './account.ts'
 import type { Item } from './block.ts'
+import { departedOf, holdPairs } from './relocation.ts'
 import type { Payload } from './request.ts'
 import { begunSaga, linesOf, type Saga, type Step, sagaOf } from './saga.ts'
 import { OUTSIDE, recordedMovements } from './transfer.ts'
@@ -44,12 +45,43 @@ export function dueLines(
       case 'wallet-open':
       case 'wallet-update':
       case 'saga-cancel':
+      case 'map-close':
+      case 'map-depart':
+      case 'map-abandon':
+      case 'map-open':
         return []
       case 'saga-reserve':
       case 'saga-commit':
       case 'saga-finalize':
       case 'saga-release':
         return payload.saga && sagaLines(sagaOf(tenantId, payload.saga), stepOf(kind), shard)
+      case 'wallet-depart': {
+        const { walletId, toShard } = payload
+        if (walletId === undefined || toShard === undefined) return undefined
+        const { currency, posted } = departedOf(result)
+        return carried(walletId, endOn(shard, { tenantId, currency }, null, toShard), posted, currency)
+      }
+      case 'wallet-arrive': {
+        const { wallet, fromShard } = payload
+        if (wallet === undefined || fromShard === undefined) return undefined
+        const { id, currency, posted } = wallet
+        return carried(endOn(shard, { tenantId, currency }, null, fromShard), id, BigInt(posted), currency)
+      }
+      case 'hold-move': {
+        const { hold, before, after } = payload
+        if (!hold || !before || !after) return undefined
+        const { from, to, amount, currency } = hold
+        return holdPairs({ before, after }, shard).flatMap(({ homes, isEnding }) =>
+          pair(
+            endOn(shard, { tenantId, currency }, from, homes.from),
+            endOn(shard, { tenantId, currency }, to, homes.to),
+            isEnding ? -BigInt(amount) : BigInt(amount),
+            currency,
+            'pending',
+            isEnding,
+          ),
+        )
+      }
       default:
         kind satisfies never
         return undefined
@@ -68,18 +100,32 @@ function sagaLines(saga: Saga, step: Step | 'begin', shard: number): DueLine[] {
   const { tenantId } = saga
   return linesOf(saga, step, shard).flatMap(({ line, leg, amount }) => {
     const { currency } = leg
-    const end = (wallet: string, home: number) =>
-      home === shard ? wallet : systemAccountId({ tenantId, shard, kind: 'transit', currency, peer: home })
     const isEnding = line === 'unreserve'
     return pair(
-      end(leg.from, leg.fromShard),
-      end(leg.to, leg.toShard),
+      endOn(shard, { tenantId, currency }, leg.from, leg.fromShard),
+      endOn(shard, { tenantId, currency }, leg.to, leg.toShard),
       isEnding ? -amount : amount,
       currency,
       line === 'post' ? 'posted' : 'pending',
       isEnding,
     )
   })
+}
+
+/** What stands on a shard for a wallet: itself, or, if it lives elsewhere, the account for money between there and here. */
+function endOn(
+  shard: number,
+  { tenantId, currency }: { tenantId: string; currency: string },
+  wallet: string | null,
+  home: number,
+): string {
+  if (wallet !== null && home === shard) return wallet
+  return systemAccountId({ tenantId, shard, kind: 'transit', currency, peer: home })
+}
+
+/** What a wallet holds, from one place to another; a debt goes the other way. */
+function carried(from: string, to: string, posted: bigint, currency: string): DueLine[] {
+  return posted === 0n ? [] : pair(from, to, posted, currency, 'posted')
 }
 
 function pair(from: string, to: string, amount: bigint, currency: string, layer: Layer, ends = false): DueLine[] {

@@ -2,9 +2,9 @@ import type { Refusal } from './refusal.ts'
 
 /**
  * `pending`: reserved here, the payee's shard has not agreed yet; `refused`, it did not agree; `capturing`: the payee's shard is being
- * asked. These three are of holds between shards only.
+ * asked. These three are of holds between shards only. `moved`: it goes on on the shard that its payer has moved to.
  */
-export type HoldStatus = 'pending' | 'refused' | 'held' | 'capturing' | 'captured' | 'released' | 'expired'
+export type HoldStatus = 'pending' | 'refused' | 'held' | 'capturing' | 'captured' | 'released' | 'expired' | 'moved'
 
 /** Money reserved now, captured once (fully or in part, the rest is let go), released, or expired. */
 export type Hold = {
@@ -27,6 +27,7 @@ export function endedRefusal(hold: Hold): Refusal | 'busy' | undefined {
       return undefined
     case 'pending':
     case 'capturing':
+    case 'moved':
       return 'busy'
     case 'refused':
       return 'hold_not_found'

@@ -1,11 +1,21 @@
 import { type Account, available, posted, type SystemAccountPlace } from './account.ts'
 import type { Leg } from './leg.ts'
+import type { OpenChange } from './mapChange.ts'
 import { AMOUNT_MAX } from './money.ts'
 import { type Refusal, winning } from './refusal.ts'
 import type { Peer, Request } from './request.ts'
 import { linesOf, type Saga, type SagaLeg, type Step, sagaJson } from './saga.ts'
+import type { ShardMap } from './shardMap.ts'
 import { type Movement, OUTSIDE } from './transfer.ts'
 import type { Workspace } from './workspace.ts'
+
+/**
+ * Nothing was done, and the same may be asked again. `busy`: when the saga that it depends on is over. `ask_peers`: when the shards of
+ * the other wallets have said what they know of them, for it is to be refused, and theirs may be the reason that comes first.
+ * `moving`: when the change of the shard map that is under way is over. `moved`: of the shard that the map names now. `outdated`: it is
+ * part of a change of the map that is not under way here, or not so far.
+ */
+export type Undecided = 'busy' | 'ask_peers' | 'moving' | 'moved' | 'outdated'
 
 /** What a batch is posted under. */
 export type PostingContext = {
@@ -14,10 +24,14 @@ export type PostingContext = {
   readonly shard: number
   /** The shard that a wallet lives on, by its id. */
   readonly shardOf: (walletId: string) => number
+  /** What is about to change of that. */
+  readonly open?: OpenChange | undefined
+  /** The map itself; a change of it must fit. */
+  readonly map?: ShardMap
 }
 
-/** Accepted or refused, and what is to be recorded beside; or to be asked again, for it depends on a saga that is not over. */
-export type Verdict = { refusal: Refusal; result?: object } | { result?: object } | 'busy'
+/** Accepted or refused, and what is to be recorded beside; or undecided, to be asked again. */
+export type Verdict = { refusal: Refusal; result?: object } | { refusal?: never; result?: object } | Undecided
 
 /**
  * Moves money on the posted layer, leg after leg, all or nothing. If a wallet lives elsewhere, a saga begins instead.
@@ -129,9 +143,12 @@ export function standingOf(
 function standingRefusal(
   work: Workspace,
   { tenantId, peers }: Pick<Request, 'tenantId' | 'peers'>,
-  { from, to, currency }: Movement,
-  { shard, shardOf }: PostingContext,
+  movement: Movement,
+  context: PostingContext,
 ): Refusal | undefined {
+  const { from, to, currency } = movement
+  const { shard } = context
+  const shardOf = homesOf(movement, context)
   if (from === to) return 'same_wallet'
   // `undefined` is money outside, or a wallet elsewhere that nobody asked about: nothing stands against those.
   const look = (id: string | null): Peer | null | undefined => {
@@ -168,9 +185,12 @@ export function balanceRefusalOf(from: Account, to: Account, amount: bigint): Re
 export function endsOf(
   work: Workspace,
   tenantId: string,
-  { from, to, currency }: Pick<Movement | Leg, 'from' | 'to' | 'currency'>,
-  { shard, shardOf }: PostingContext,
+  movement: Pick<Movement | Leg | SagaLeg, 'from' | 'to' | 'currency'>,
+  context: Pick<PostingContext, 'shard' | 'shardOf'>,
 ): { payer: Account; payee: Account } {
+  const { from, to, currency } = movement
+  const { shard } = context
+  const shardOf = homesOf(movement, context)
   const end = (id: string | null): Account => {
     const place = systemEnd(tenantId, id, currency, shard, shardOf)
     const account = place ? work.systemAccount(place) : id === null ? undefined : work.account(id)
@@ -178,6 +198,16 @@ export function endsOf(
     return account
   }
   return { payer: end(from), payee: end(to) }
+}
+
+/** Where the ends of a movement live: what a saga has recorded counts till its end; else it is what the map says. */
+export function homesOf(
+  movement: Pick<Movement | SagaLeg, 'from'>,
+  { shardOf }: Pick<PostingContext, 'shardOf'>,
+): PostingContext['shardOf'] {
+  if (!('fromShard' in movement)) return shardOf
+  const { from, fromShard, toShard } = movement as SagaLeg
+  return (id) => (id === from ? fromShard : toShard)
 }
 
 /** The system account that stands on this shard for an end of a movement; `undefined` if the end is a wallet that lives here. */

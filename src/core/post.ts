@@ -1,10 +1,13 @@
 import { openedAccount, posted } from './account.ts'
 import { capture, letGo, placeHold } from './holding.ts'
-import { moveAll, type PostingContext, type Verdict, walletOf } from './move.ts'
+import { isMoving } from './mapChange.ts'
+import { moveAll, type PostingContext, type Undecided, type Verdict, walletOf } from './move.ts'
 import type { Refusal } from './refusal.ts'
+import { arrive, changeMap, depart, moveHold } from './relocating.ts'
+import { isRelocation } from './relocation.ts'
 import { type Operation, type Request, type RequestRecord, walletsOf } from './request.ts'
 import { takeStep } from './sagaStep.ts'
-import { movementsOf, type ReversalResult, reversalMovements, totalOf } from './transfer.ts'
+import { type Movement, movementsOf, type ReversalResult, reversalMovements, totalOf } from './transfer.ts'
 import { type Entry, recordName, type State, Workspace } from './workspace.ts'
 
 /**
@@ -12,12 +15,6 @@ import { type Entry, recordName, type State, Workspace } from './workspace.ts'
  * came before under this key, and nothing was done.
  */
 export type Outcome = { readonly status: 'decided' | 'replayed' | 'key_reused'; readonly record: RequestRecord }
-
-/**
- * Nothing was done, and the same may be asked again. `busy`: when the saga that it depends on is over. `ask_peers`: when the shards of
- * the other wallets have said what they know of them, for it is to be refused, and theirs may be the reason that comes first.
- */
-export type Undecided = 'busy' | 'ask_peers'
 
 /** A request that this batch decided, and the entries of its one transaction; none if it was refused or moved nothing. */
 export type Decision = {
@@ -33,7 +30,15 @@ export type Posting = {
   /** The state after: every account, hold, transfer and record that the batch touched or made. */
   readonly changes: Pick<
     Workspace,
-    'accounts' | 'opened' | 'settingsChanged' | 'holds' | 'transfers' | 'records' | 'sagasBegun' | 'sagasEnded'
+    | 'accounts'
+    | 'opened'
+    | 'settingsChanged'
+    | 'holds'
+    | 'transfers'
+    | 'records'
+    | 'sagasBegun'
+    | 'sagasEnded'
+    | 'isLayoutChanged'
   >
 }
 
@@ -52,23 +57,23 @@ export function post(state: State, requests: readonly Request[], context: Postin
       const isSame = earlier.kind === kind && earlier.payload === payload
       return { status: isSame ? 'replayed' : 'key_reused', record: earlier }
     }
-    const verdict = decide(work, request, request.operation, context)
-    if (verdict === 'busy') {
+    const verdict: Verdict = misplaced(work, request, context) ?? decide(work, request, request.operation, context)
+    if (typeof verdict === 'string') {
       work.rollback()
-      return 'busy'
+      return verdict
     }
-    const isRefused = 'refusal' in verdict
-    if (isRefused && mayBeOutranked(verdict.refusal, request, context)) {
+    const refusal = 'refusal' in verdict ? verdict.refusal : null
+    if (refusal !== null && mayBeOutranked(refusal, request, context)) {
       work.rollback()
       return 'ask_peers'
     }
-    if (isRefused) work.rollback()
+    if (refusal !== null) work.rollback()
     const record: RequestRecord = {
       id,
       tenantId,
       kind,
       payload,
-      refusal: isRefused ? verdict.refusal : null,
+      refusal,
       result: verdict.result === undefined ? null : JSON.stringify(verdict.result),
       timeUs: context.nowUs,
     }
@@ -77,6 +82,31 @@ export function post(state: State, requests: readonly Request[], context: Postin
     return { status: 'decided', record }
   })
   return { outcomes, decisions, changes: work }
+}
+
+/**
+ * Whether a client's request is not to be decided here, or not now, because what it names lives elsewhere or is about to. Steps of
+ * sagas go on: what began before a change of the map is over before anything moves.
+ */
+function misplaced(
+  work: Workspace,
+  { id, operation }: Request,
+  { shard, shardOf, open }: PostingContext,
+): Undecided | undefined {
+  if ('saga' in operation || isRelocation(operation)) return undefined
+  if (open && [id, ...namedBy(work, operation)].some((one) => isMoving(open, one))) return 'moving'
+  return shardOf(id) === shard ? undefined : 'moved'
+}
+
+/** The wallets whose accounts an operation may touch. */
+function namedBy(work: Workspace, operation: Operation): string[] {
+  const ends = (movements: readonly Pick<Movement, 'from' | 'to'>[]) =>
+    movements.flatMap(({ from, to }) => [from, to]).filter((end) => end !== null)
+  if (operation.kind === 'hold') return ends([operation.leg])
+  if (operation.kind === 'wallet-update') return [operation.walletId]
+  if ('holdId' in operation) return ends([work.hold(operation.holdId)].filter((hold) => hold !== undefined))
+  if ('transferId' in operation) return ends(work.transfer(operation.transferId)?.movements ?? [])
+  return ends(movementsOf(operation))
 }
 
 /** Whether a wallet elsewhere, if its shard were asked, could be a reason that comes before this one. */
@@ -110,6 +140,17 @@ function decide(work: Workspace, request: Request, operation: Operation, context
     case 'saga-finalize':
     case 'saga-release':
       return takeStep(work, operation, context)
+    case 'map-close':
+    case 'map-depart':
+    case 'map-abandon':
+    case 'map-open':
+      return changeMap(work, operation, context)
+    case 'wallet-depart':
+      return depart(work, request, operation, context)
+    case 'wallet-arrive':
+      return arrive(work, request, operation, context)
+    case 'hold-move':
+      return moveHold(work, operation, context)
     default:
       return operation satisfies never
   }
@@ -125,7 +166,7 @@ function transfer(
   const movements = movementsOf(operation)
   const memo = operation.kind === 'transfer' ? operation.remarks.memo : undefined
   const verdict = moveAll(work, request, movements, context, memo === undefined ? {} : { memo })
-  if (verdict === 'busy' || 'refusal' in verdict) return verdict
+  if (typeof verdict === 'string' || 'refusal' in verdict) return verdict
   work.transfers.set(id, { id, tenantId, movements, status: verdict.result ? 'pending' : 'completed', reversed: 0n })
   return verdict
 }
@@ -144,7 +185,7 @@ function reverse(
   const movements = reversalMovements(transfer, operation.amount)
   if (typeof movements === 'string') return { refusal: movements }
   const verdict = moveAll(work, request, movements, context, { reverses: transfer.id })
-  if (verdict === 'busy' || 'refusal' in verdict) return verdict
+  if (typeof verdict === 'string' || 'refusal' in verdict) return verdict
   work.transfers.set(transfer.id, { ...transfer, reversed: transfer.reversed + totalOf(movements) })
   const result: ReversalResult = { movements: movements.map((m) => ({ ...m, amount: `${m.amount}` })) }
   return { result: { ...result, ...verdict.result } }

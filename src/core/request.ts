@@ -1,7 +1,14 @@
-import type { AccountStatus, Limits } from './account.ts'
+import { type AccountStatus, type Limits, type LimitsJson, limitsJson } from './account.ts'
 import { digestUuid } from './ids.ts'
 import type { Leg } from './leg.ts'
 import type { Refusal } from './refusal.ts'
+import {
+  isRelocation,
+  type RelocationOperation,
+  type RelocationPayload,
+  relocationPayload,
+  relocationScope,
+} from './relocation.ts'
 import { type Reason, type Saga, type SagaJson, type Step, sagaText, stepKey } from './saga.ts'
 
 /** What clients may attach to a transfer or hold. Text only; recorded, never interpreted. */
@@ -45,6 +52,7 @@ export type Operation =
       readonly metadata?: Readonly<Record<string, string>>
     }
   | { readonly kind: `saga-${Step}`; readonly saga: Saga; readonly reason?: Reason }
+  | RelocationOperation
 
 export type Kind = Operation['kind']
 
@@ -99,6 +107,7 @@ export function stepRequest(id: string, saga: Saga, step: Step, reason?: Reason)
 
 /** The scope of an operation's idempotency key (design, Idempotency). */
 export function scopeOf(tenantId: string, operation: Operation): string {
+  if (isRelocation(operation)) return relocationScope(operation)
   switch (operation.kind) {
     case 'transfer':
       return operation.legs[0]?.from ?? tenantId
@@ -148,7 +157,6 @@ export function targetOf(operation: Operation): string | null {
 }
 
 type LegJson = { from: string; to: string; amount: string; currency: string }
-type LimitsJson = { transferMax?: string; balanceMax?: string }
 
 /** A payload as it stands in the database: amounts are decimal strings, ids are UUIDs. */
 export type Payload = {
@@ -170,7 +178,7 @@ export type Payload = {
   status?: AccountStatus
   saga?: SagaJson
   reason?: Reason
-}
+} & RelocationPayload
 
 /** Canonical JSON of an operation: fixed field order, metadata sorted by key, absent fields left out. */
 function encodePayload(operation: Operation): string {
@@ -180,6 +188,7 @@ function encodePayload(operation: Operation): string {
 }
 
 function payloadOf(operation: Exclude<Operation, SagaStepOperation>): Payload {
+  if (isRelocation(operation)) return relocationPayload(operation)
   switch (operation.kind) {
     case 'transfer':
       return { legs: operation.legs.map(legJson), ...remarksJson(operation.remarks) }
@@ -244,14 +253,6 @@ function labelsJson({ name, metadata }: { name?: string; metadata?: Readonly<Rec
   return {
     ...(name === undefined ? {} : { name }),
     ...(metadata === undefined ? {} : { metadata: sorted(metadata) }),
-  }
-}
-
-/** Limits as they are written in JSON. */
-export function limitsJson({ transferMax, balanceMax }: Limits): LimitsJson {
-  return {
-    ...(transferMax === undefined ? {} : { transferMax: `${transferMax}` }),
-    ...(balanceMax === undefined ? {} : { balanceMax: `${balanceMax}` }),
   }
 }
 

@@ -11,6 +11,8 @@ export type ShardMap = {
   readonly shardCount: number
   /** The number of the shard of each slot: 4,096 numbers from 0 to `shardCount` - 1. */
   readonly shards: readonly number[]
+  /** Shards that are to have no slots; ascending. */
+  readonly drained: readonly number[]
 }
 
 /** Places that each shard has on the ring. */
@@ -25,15 +27,17 @@ const RING_SIZE = 2 ** 48
  *
  * For 2 to 8 shards the largest and the smallest share are within 7 % of even (measured: 3.2, 4.4, 3.3, 6.5, 6.3, 3.1, 3.9 %).
  * @param shardCount 1 to 4,096
+ * @param drained shards that stand in no place, and so have no slots; not all of them
  * @returns the shard of each slot
  * @throws RangeError if there can't be that many shards
  */
-export function layOutSlots(shardCount: number): number[] {
+export function layOutSlots(shardCount: number, drained: readonly number[] = []): number[] {
   if (!Number.isInteger(shardCount) || shardCount < 1 || shardCount > SLOT_COUNT) {
     throw new RangeError(`${shardCount} shards: there can be 1 to ${SLOT_COUNT}`)
   }
-  const ring = Array.from({ length: shardCount }, (_, shard) => placesOf(shard))
-    .flat()
+  const ring = Array.from({ length: shardCount }, (_, shard) => shard)
+    .filter((shard) => !drained.includes(shard))
+    .flatMap(placesOf)
     .sort((a, b) => a.place - b.place || a.shard - b.shard)
   let next = 0
   return Array.from({ length: SLOT_COUNT }, (_, slot) => {
@@ -53,7 +57,7 @@ function placesOf(shard: number): { place: number; shard: number }[] {
 
 /** The map of an installation that begins with that many shards. @throws RangeError as `layOutSlots` */
 export function firstShardMap(shardCount: number): ShardMap {
-  return { epoch: 1, shardCount, shards: layOutSlots(shardCount) }
+  return { epoch: 1, shardCount, shards: layOutSlots(shardCount), drained: [] }
 }
 
 /** The number of the shard that a slot (0 to 4095) is on. @throws if the map has no such slot, which is a bug */

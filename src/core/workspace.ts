@@ -46,6 +46,8 @@ export class Workspace {
   /** Sagas that began here, and sagas that began here once and are over now; ids. */
   readonly sagasBegun: string[] = []
   readonly sagasEnded: string[] = []
+  /** The shard map, or what is under way with it, changes with this batch, and counts from the next one on. */
+  isLayoutChanged = false
 
   #entries: Entry[] = []
   #before: Account[] = []
@@ -83,6 +85,23 @@ export class Workspace {
     this.accounts.set(account.id, account)
     this.opened.push(account)
     return account
+  }
+
+  /** A wallet that comes from another shard: unknown here so far, or left here before. Its numbers go on where they were. */
+  arrive(account: Account): Account {
+    const before = this.account(account.id)
+    if (
+      before &&
+      (before.sequence > account.sequence ||
+        posted(before) !== 0n ||
+        before.debitsPending + before.creditsPending !== 0n)
+    ) {
+      throw new Error(`the wallet ${account.id} arrives where it is already`)
+    }
+    const { debitsPosted = 0n, creditsPosted = 0n } = before ?? {}
+    const arrived = { ...account, debitsPosted, creditsPosted }
+    this.accounts.set(account.id, arrived)
+    return arrived
   }
 
   /** A system account, opened the first time it is needed. */

@@ -1,5 +1,6 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type ErrorCode, type FieldError, PROBLEMS, ZerosumError } from '../errors.ts'
+import { LedgerUnavailable, RequestUndecided } from '../ledger/poster.ts'
 import { failureOf } from '../postgres/connect.ts'
 
 /** Problem details (RFC 9457). `code` is stable; `correlationId` finds the request in the logs. */
@@ -17,6 +18,7 @@ export type Problem = {
 const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
   request_in_flight: 1,
   saturated: 1,
+  moving: 2,
   ledger_unavailable: 2,
 }
 
@@ -60,6 +62,9 @@ function knownError(error: FastifyError): ZerosumError | undefined {
   if (error.validation) return validationError(error)
   if (error.statusCode === 413) return new ZerosumError('payload_too_large')
   if (error.statusCode === 415) return new ZerosumError('unsupported_media_type')
+  if (error instanceof RequestUndecided) return new ZerosumError('moving')
+  // It is on a shard that this node does not know.
+  if (error instanceof LedgerUnavailable) return new ZerosumError('ledger_unavailable')
   if (failureOf(error) === 'unreachable') return new ZerosumError('ledger_unavailable')
   const { statusCode = 500 } = error
   return statusCode >= 400 && statusCode < 500 ? new ZerosumError('bad_request', error.message) : undefined

@@ -28,7 +28,7 @@ export type Accepted = { readonly record: RequestRecord; readonly end?: SagaEnd 
 
 /**
  * Has a request posted; answers when it is durable, and over as far as that can be waited for.
- * @throws ZerosumError: saturated, ledger_unavailable, request_in_flight
+ * @throws ZerosumError: saturated, ledger_unavailable, request_in_flight, moving
  */
 export async function submit(sagas: Sagas, request: Request): Promise<Settled> {
   let timer: NodeJS.Timeout | undefined
@@ -40,7 +40,8 @@ export async function submit(sagas: Sagas, request: Request): Promise<Settled> {
   } catch (error) {
     if (error instanceof QueueFull) throw new ZerosumError('saturated', undefined, {})
     if (error instanceof LedgerUnavailable) throw new ZerosumError('ledger_unavailable')
-    if (error instanceof RequestUndecided) throw new ZerosumError('request_in_flight')
+    if (error instanceof RequestUndecided)
+      throw new ZerosumError(error.why === 'moving' ? 'moving' : 'request_in_flight')
     throw error
   } finally {
     clearTimeout(timer)

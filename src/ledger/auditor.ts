@@ -13,8 +13,10 @@ import { formatId } from '../core/ids.ts'
 import type { Sql, Tx } from '../postgres/connect.ts'
 import { countAccounts, findWrongCounters, findWrongSystemAccount } from './sql/auditAccounts.ts'
 import { type InBlock, readHeaders, readItems } from './sql/auditBlocks.ts'
+import { findWrongCopy } from './sql/auditCopies.ts'
 import { readStoredHead } from './sql/auditHead.ts'
 import { findWrongHold } from './sql/auditHolds.ts'
+import { findWrongLayout } from './sql/auditLayout.ts'
 import { createLineReader, type LineReader } from './sql/auditLines.ts'
 import { accountName } from './sql/auditNames.ts'
 import { findOrphan } from './sql/auditOrphans.ts'
@@ -252,9 +254,11 @@ async function auditBeside(sql: Tx, shard: number, progress: Progress): Promise<
     (await findWrongCounters(sql)) ??
     (await findWrongSystemAccount(sql, shard)) ??
     (await findWrongWallet(sql)) ??
-    (await findWrongHold(sql)) ??
+    (await findWrongHold(sql, shard)) ??
     (await findWrongSaga(sql)) ??
-    (await findWrongReversal(sql))
+    (await findWrongReversal(sql)) ??
+    (await findWrongLayout(sql, shard)) ??
+    (await findWrongCopy(sql))
   )
 }
 

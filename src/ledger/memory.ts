@@ -1,8 +1,9 @@
 import { LRUCache } from 'lru-cache'
 import { type Account, systemAccountId } from '../core/account.ts'
 import type { Hold } from '../core/hold.ts'
-import { type PostingContext, systemEnd } from '../core/move.ts'
+import { homesOf, type PostingContext, systemEnd } from '../core/move.ts'
 import type { Posting } from '../core/post.ts'
+import { accountsOf, isRelocation } from '../core/relocation.ts'
 import type { Request, RequestRecord, SagaStepOperation } from '../core/request.ts'
 import { PART_KEY } from '../core/saga.ts'
 import { type Movement, movementsOf, type Transfer } from '../core/transfer.ts'
@@ -63,12 +64,17 @@ export class Memory implements State {
     const wantRecord = (tenantId: string, scope: string, key: string) => {
       if (!this.#records.get(recordName(tenantId, scope, key))) records.push({ tenantId, scope, key })
     }
+    const wantAccount = (id: string) => {
+      if (!this.#accounts.get(id)) accounts.add(id)
+    }
     const wantMovements = (tenantId: string, movements: readonly Pick<Movement, 'from' | 'to' | 'currency'>[]) => {
-      for (const { from, to, currency } of movements) {
+      for (const movement of movements) {
+        const { from, to, currency } = movement
+        const homes = homesOf(movement, { shardOf })
         for (const end of [from, to]) {
-          const place = systemEnd(tenantId, end, currency, shard, shardOf)
+          const place = systemEnd(tenantId, end, currency, shard, homes)
           const id = place ? systemAccountId(place) : end
-          if (id !== null && !this.#accounts.get(id)) accounts.add(id)
+          if (id !== null) wantAccount(id)
         }
       }
     }
@@ -90,8 +96,8 @@ export class Memory implements State {
       wantRecord(tenantId, scope, key)
       if ('saga' in operation) wantStep(tenantId, operation)
       wantMovements(tenantId, operation.kind === 'hold' ? [operation.leg] : movementsOf(operation))
-      if (operation.kind === 'wallet-update' && !this.#accounts.get(operation.walletId))
-        accounts.add(operation.walletId)
+      if (operation.kind === 'wallet-update') wantAccount(operation.walletId)
+      if (isRelocation(operation)) for (const id of accountsOf(operation, tenantId, shard)) wantAccount(id)
       if ('holdId' in operation) {
         const hold = this.#holds.get(operation.holdId)
         if (hold) wantMovements(tenantId, [hold])

@@ -1,10 +1,14 @@
 import { type Block, blockTimeUs, type ChainHead, sealBlock } from '../core/block.ts'
-import { type Outcome, type Posting, post, type Undecided } from '../core/post.ts'
+import { slotOfId } from '../core/ids.ts'
+import type { PostingContext, Undecided } from '../core/move.ts'
+import { type Outcome, type Posting, post } from '../core/post.ts'
 import type { Request } from '../core/request.ts'
+import { shardOfSlot } from '../core/shardMap.ts'
 import { connect, failureOf, type Sql, type Tx } from '../postgres/connect.ts'
 import { Memory } from './memory.ts'
 import { appendBlock } from './sql/appendBlock.ts'
 import { lockHead } from './sql/chainHead.ts'
+import { readLayout, type StoredLayout } from './sql/layout.ts'
 import { loadState } from './sql/loadState.ts'
 
 /** The database did not take the block in time. What was sent may or may not be there: the same key asks again. */
@@ -15,9 +19,17 @@ export class RequestUndecided extends Error {
   readonly why: Undecided
 
   constructor(why: Undecided) {
-    super(why === 'busy' ? 'it depends on a saga that is not over' : 'the shards of other wallets must be asked')
+    super(UNDECIDED[why])
     this.why = why
   }
+}
+
+const UNDECIDED: Readonly<Record<Undecided, string>> = {
+  busy: 'it depends on a saga that is not over',
+  ask_peers: 'the shards of other wallets must be asked',
+  moving: 'what it names is moving to another shard',
+  moved: 'what it names has moved to another shard',
+  outdated: 'the change of the shard map is not under way here, or not so far',
 }
 
 /** What became of a request: decided, or why that isn't known. */
@@ -37,8 +49,6 @@ export type Poster = {
 export type PosterOptions = {
   url: string
   shard: number
-  /** The shard that a wallet lives on, by its id. */
-  shardOf: (walletId: string) => number
   /** Names this node in the blocks that it writes. */
   writer: string
   /** Microseconds since 1970. */
@@ -69,6 +79,9 @@ const QUIET_TURNS = 3
  * anything fails. A failed batch is tried again in a turn of its own: if its first try did reach the disk after all (the
  * connection broke at the wrong moment), the idempotency records say so, and its outcomes are found instead of decided.
  *
+ * Where wallets live is part of what the chain says. It is read again when it has changed, and with it all that is in memory: what comes
+ * back from another shard is not what left.
+ *
  * Invariants: outcomes are handed out only after the block that holds them has been committed, or one that came after it;
  * `#memory` and `#head` are the state after the last block sent, or `undefined`.
  */
@@ -79,6 +92,8 @@ class ShardPoster implements Poster {
   readonly #reads: Sql
   #memory: Memory | undefined
   #head: ChainHead | undefined
+  /** Where things are; as of the last block sent, if this poster leads. */
+  #layout: StoredLayout | undefined
   #quietTurns = 0
   /** Ends when the last batch has been decided (leading) or its turn is over (following). */
   #turn: Promise<unknown> = Promise.resolve()
@@ -114,19 +129,22 @@ class ShardPoster implements Poster {
   /** Decides on what is in memory and sends the block; `undefined` if this poster doesn't lead. */
   async #lead(requests: readonly Request[]): Promise<{ commit: Promise<unknown>; outcomes: Result[] } | undefined> {
     const memory = this.#memory
-    if (!memory) return undefined
-    memory.learn(await loadState(this.#reads, memory.wantedBy(requests, this.#options)))
+    const layout = this.#layout
+    if (!memory || !layout) return undefined
+    memory.learn(await loadState(this.#reads, memory.wantedBy(requests, this.#contextOf(layout)), layout.hasCopies))
     const head = this.#head
     // A block that was in flight failed meanwhile: what would be decided on is not what is there.
     if (this.#memory !== memory || !head) return undefined
-    const { block, posting } = this.#decide(memory, requests, head)
+    const { block, posting } = this.#decide(memory, requests, head, layout)
     const outcomes = posting.outcomes.map(resultOf)
-    // What waits for a saga may wait for what another writer has ended: without a block, nothing would find that out.
-    if (!block && posting.outcomes.includes('busy')) return undefined
+    // What waits may wait for what another writer has ended: without a block, nothing would find that out.
+    if (!block && posting.outcomes.some((outcome) => typeof outcome === 'string' && outcome !== 'ask_peers'))
+      return undefined
     // Nothing new: the outcomes were decided by blocks that are committed, or on their way.
     if (!block) return { commit: this.#lastCommit, outcomes }
     memory.apply(posting.changes)
     this.#head = block
+    if (posting.changes.isLayoutChanged) this.#forgetLayout()
     const commit = appendBlock(this.#writes, block, posting.changes)
     commit.then(
       () => this.#tell(block, posting),
@@ -162,18 +180,22 @@ class ShardPoster implements Poster {
   async #takeTurn(requests: readonly Request[]): Promise<Result[]> {
     // This batch may come back from a block that failed, when others lead again: what it writes is not in their memory.
     this.#memory = undefined
-    const { head, block, posting } = await this.#writes.begin(async (sql: Tx) => {
+    const { head, layout, block, posting } = await this.#writes.begin(async (sql: Tx) => {
       const head = await lockHead(sql)
+      const known = this.#layout
+      const layout = known?.block === head.layoutBlock ? known : await readLayout(sql, this.#options.shard)
       const state = new Memory('unbounded')
-      state.learn(await loadState(sql, state.wantedBy(requests, this.#options)))
-      const decided = this.#decide(state, requests, head)
+      state.learn(await loadState(sql, state.wantedBy(requests, this.#contextOf(layout)), layout.hasCopies))
+      const decided = this.#decide(state, requests, head, layout)
       if (decided.block) await appendBlock(sql, decided.block, decided.posting.changes)
-      return { head, ...decided }
+      return { head, layout, ...decided }
     })
+    this.#layout = layout
     const isQuiet = this.#head?.number === head.number
     this.#quietTurns = isQuiet ? this.#quietTurns + 1 : 0
     this.#head = block ?? head
-    if (this.#quietTurns >= QUIET_TURNS) this.#startToLead()
+    if (posting.changes.isLayoutChanged) this.#forgetLayout()
+    else if (this.#quietTurns >= QUIET_TURNS) this.#startToLead()
     if (block) this.#tell(block, posting)
     // The replay of its own first try, which was committed after all, is a request's decision.
     return posting.outcomes.map((outcome, i) =>
@@ -187,12 +209,20 @@ class ShardPoster implements Poster {
     state: Memory,
     requests: readonly Request[],
     head: ChainHead,
+    layout: StoredLayout,
   ): { block: Block | undefined; posting: Posting } {
-    const { shard, shardOf, writer, clockUs } = this.#options
-    const timeUs = blockTimeUs(head, clockUs())
-    const posting = post(state, requests, { nowUs: timeUs, shard, shardOf })
+    const { shard, writer, clockUs } = this.#options
+    // Somebody else's clock may be ahead of this one: what comes from there comes after what was there.
+    const before = requests.map(({ operation }) => (operation.kind === 'wallet-arrive' ? operation.departedUs : 0))
+    const timeUs = blockTimeUs(head, Math.max(clockUs(), Math.max(...before) + 1))
+    const posting = post(state, requests, { nowUs: timeUs, ...this.#contextOf(layout) })
     const isNews = posting.decisions.length > 0
     return { block: isNews ? sealBlock(head, posting.decisions, { shard, writer, timeUs }) : undefined, posting }
+  }
+
+  #contextOf({ map, open }: StoredLayout): Omit<PostingContext, 'nowUs'> {
+    const shardOf = (id: string) => shardOfSlot(map, slotOfId(id))
+    return { shard: this.#options.shard, shardOf, open, map }
   }
 
   /** The block is there, whatever a listener makes of it. */
@@ -202,6 +232,11 @@ class ShardPoster implements Poster {
     } catch (error) {
       this.#options.onTrouble?.(error)
     }
+  }
+
+  #forgetLayout(): void {
+    this.#memory = undefined
+    this.#layout = undefined
   }
 
   #startToLead(): void {

@@ -6,6 +6,7 @@ import type { Sql } from '../postgres/connect.ts'
 import { type Balance, readBalance, readBalanceAt } from './sql/balances.ts'
 import { findBlock, listBlockRequests, listBlocks } from './sql/blocks.ts'
 import { findTransaction, type HistoryEntry, listEntries, type Transaction } from './sql/history.ts'
+import { readHasStayed, readLayout, readLayoutBlock, type StoredLayout } from './sql/layout.ts'
 import { findHold, findRecord, findReversal, listExpiredHolds } from './sql/records.ts'
 import { findBegunSagas, findSagaEnd, listSagasInFlight, type SagaPlace } from './sql/sagas.ts'
 import { findWallet, listWallets, type Wallet } from './sql/wallets.ts'
@@ -35,6 +36,12 @@ export type Reader = {
   /** Sagas that began here before a time, microseconds since 1970, and are not over, the oldest first. */
   sagasInFlight(page: { beforeUs: number; after: SagaPlace | undefined; limit: number }): Promise<SagaPlace[]>
   begunSagas(ids: readonly string[]): Promise<{ saga: Saga; begunUs: number }[]>
+  /** Where things are, as this shard's chain says. */
+  layout(): Promise<StoredLayout>
+  /** The number of the block that changed that last. */
+  layoutBlock(): Promise<number>
+  /** Whether a slot that was on this shard by the map of an epoch has not begun to leave since. */
+  hasStayed(slot: number, epoch: number): Promise<boolean>
   /** @throws if the database does not answer */
   ping(): Promise<void>
 }
@@ -46,7 +53,7 @@ export function createReader(sql: Sql, shard: number): Reader {
     wallets: (tenantId, holderId, page) => listWallets(sql, { tenantId, holderId, ...page }),
     balance: (tenantId, walletId) => readBalance(sql, tenantId, walletId),
     balanceAt: (tenantId, walletId, atUs) => readBalanceAt(sql, { tenantId, walletId, atUs }),
-    entries: (walletId, page) => listEntries(sql, shard, { walletId, ...page }),
+    entries: (walletId, page) => listEntries(sql, { walletId, ...page }),
     async transfer(tenantId, id) {
       const kinds = ['transfer', 'top-up', 'withdrawal', 'reversal'] as const
       const [record, reversedBy] = await Promise.all([findRecord(sql, { tenantId, id, kinds }), findReversal(sql, id)])
@@ -61,6 +68,9 @@ export function createReader(sql: Sql, shard: number): Reader {
     sagaEnd: (tenantId, id) => findSagaEnd(sql, tenantId, id),
     sagasInFlight: (page) => listSagasInFlight(sql, page),
     begunSagas: (ids) => findBegunSagas(sql, ids),
+    layout: () => readLayout(sql, shard),
+    layoutBlock: () => readLayoutBlock(sql),
+    hasStayed: (slot, epoch) => readHasStayed(sql, { shard, slot, epoch }),
     async ping() {
       await sql`SELECT 1`
     },

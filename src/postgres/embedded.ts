@@ -107,7 +107,7 @@ export async function startEmbedded(
  * The server that another process has started in `dataDir`, to look at it beside. Stopping it is that one's affair.
  * @throws if none runs there
  */
-export async function attachEmbedded(dataDir: string): Promise<Pick<EmbeddedServer, 'url'>> {
+export async function attachEmbedded(dataDir: string): Promise<Pick<EmbeddedServer, 'url' | 'createDatabase'>> {
   const root = resolve(dataDir)
   const [password, postmaster] = await Promise.all([
     readFile(join(root, 'password'), 'utf8'),
@@ -116,7 +116,8 @@ export async function attachEmbedded(dataDir: string): Promise<Pick<EmbeddedServ
   // The fourth line is the port (PostgreSQL, miscadmin.h).
   const port = Number(postmaster.split('\n')[3])
   if (!Number.isInteger(port) || port <= 0) throw new Error(`no PostgreSQL is running in ${root}`)
-  return { url: urlOf(password.trim(), port) }
+  const url = urlOf(password.trim(), port)
+  return { url, createDatabase: (name) => createDatabase(url('postgres'), name) }
 }
 
 function urlOf(password: string, port: number): (database: string) => string {

@@ -1,5 +1,5 @@
 import { readdir, readFile } from 'node:fs/promises'
-import type { Sql } from './connect.ts'
+import type { Sql, Tx } from './connect.ts'
 
 const DIRECTORY = new URL('../../migrations/', import.meta.url)
 /** Any number will do, as long as every node takes the same. */
@@ -16,7 +16,7 @@ const SERVER_VERSION_MIN = 15
  * @throws if the server is too old, or the database has migrations that this program doesn't know
  */
 export async function migrate(sql: Sql): Promise<string[]> {
-  const files = (await readdir(DIRECTORY)).filter((name) => /^\d{4}_.*\.sql$/.test(name)).sort()
+  const files = await migrationFiles()
   return await sql.begin(async (sql) => {
     const [server] = await sql<{ version: number }[]>`
       SELECT current_setting('server_version_num')::int / 10000 AS version`
@@ -37,4 +37,16 @@ export async function migrate(sql: Sql): Promise<string[]> {
     }
     return missing
   })
+}
+
+/** Whether a database has a schema, and that is not the newest. Nothing is changed. */
+export async function isBehind(sql: Tx): Promise<boolean> {
+  const [table] = await sql<{ name: string | null }[]>`SELECT to_regclass('schema_migrations') AS name`
+  if (!table?.name) return false
+  const done = (await sql<{ name: string }[]>`SELECT name FROM schema_migrations`).map(({ name }) => name)
+  return (await migrationFiles()).some((file) => !done.includes(file))
+}
+
+async function migrationFiles(): Promise<string[]> {
+  return (await readdir(DIRECTORY)).filter((name) => /^\d{4}_.*\.sql$/.test(name)).sort()
 }

@@ -18,7 +18,8 @@ export function startHoldExpiry(
   { router, sagas }: { router: Router; sagas: Sagas },
   onTrouble: (error: unknown) => void,
 ): () => Promise<void> {
-  const stops = router.shards.map(({ reader }) => startOn(reader, sagas, onTrouble))
+  const stops: (() => Promise<void>)[] = []
+  router.onShard(({ reader }) => stops.push(startOn(reader, sagas, onTrouble)))
   return async () => {
     await Promise.all(stops.map((stop) => stop()))
   }

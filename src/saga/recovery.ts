@@ -12,7 +12,8 @@ const PAGE = 5_000
 const REST_MS = 15_000
 
 export type RecoveryOptions = {
-  readers: readonly Pick<Reader, 'sagasInFlight' | 'begunSagas'>[]
+  /** Has `start` called for each shard, also for those that are added. */
+  onShard: (start: (reader: Pick<Reader, 'sagasInFlight' | 'begunSagas'>) => void) => void
   isRunning: (id: string) => boolean
   /** Takes a saga up; fails when that came to nothing. @param begunUs microseconds since 1970 */
   resume: (saga: Saga, begunUs: number) => Promise<unknown>
@@ -23,8 +24,9 @@ export type RecoveryOptions = {
  * Looks for sagas that nobody ended, every second on every shard, and takes them up: those of nodes that crashed, and those that
  * waited for a shard for too long. That several nodes take up one is harmless. A shard that can't be reached delays no other.
  */
-export function startRecovery({ readers, isRunning, resume, onTrouble }: RecoveryOptions): { stop(): Promise<void> } {
-  const loops = readers.map((reader) => {
+export function startRecovery({ onShard, isRunning, resume, onTrouble }: RecoveryOptions): { stop(): Promise<void> } {
+  const loops: (() => Promise<void>)[] = []
+  onShard((reader) => {
     let timer: NodeJS.Timeout | undefined
     let isStopped = false
     let round: Promise<void> = Promise.resolve()
@@ -56,11 +58,11 @@ export function startRecovery({ readers, isRunning, resume, onTrouble }: Recover
       )
     }
     schedule()
-    return async () => {
+    loops.push(async () => {
       isStopped = true
       clearTimeout(timer)
       await round
-    }
+    })
   })
   return {
     async stop() {

@@ -81,7 +81,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
     await Promise.all(
       [...new Set(walletsOf(operation))].map(async (id) => {
         try {
-          peers.set(id, (await router.forId(id).reader.wallet(tenantId, id)) ?? null)
+          peers.set(id, (await router.read(id, ({ reader }) => reader.wallet(tenantId, id))) ?? null)
         } catch (error) {
           onTrouble(error)
         }
@@ -93,21 +93,27 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
   async function post(request: Request, deadlineMs: number): Promise<Outcome> {
     let asked = request
     for (let delayMs = BUSY_DELAY_MS; ; delayMs = Math.min(BUSY_DELAY_MS_MAX, delayMs * 2)) {
+      const { number, batcher } = router.forId(request.id)
       try {
-        return await router.forId(request.id).batcher.submit(asked)
+        return await batcher.submit(asked)
       } catch (error) {
         if (!(error instanceof RequestUndecided) || Date.now() + delayMs > deadlineMs) throw error
         if (error.why === 'ask_peers') {
           asked = { ...request, peers: await askPeers(request) }
           continue
         }
+        if (error.why === 'moving') {
+          await router.untilOpen(number, [request.id, ...walletsOf(request.operation)], deadlineMs)
+        }
+        // The shard knows more than the map that was followed.
+        if (error.why === 'moved') await router.look(number)
       }
       await sleep(delayMs * (0.5 + Math.random() / 2))
     }
   }
 
   const recovery = startRecovery({
-    readers: router.shards.map(({ reader }) => reader),
+    onShard: (start) => router.onShard(({ reader }) => start(reader)),
     isRunning: (id) => running.has(id),
     resume: (saga, begunUs) => see(saga, begunUs / 1000 + giveUpMs),
     onTrouble,
@@ -123,7 +129,10 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
       if (status === 'key_reused' || record.refusal !== null) return outcome
       const saga = begunSaga(record.tenantId, record.result)
       if (!saga) return outcome
-      const ended = status === 'replayed' ? await router.shard(saga.shard).reader.sagaEnd(saga.tenantId, saga.id) : null
+      const ended =
+        status === 'replayed'
+          ? await router.read(saga.id, ({ reader }) => reader.sagaEnd(saga.tenantId, saga.id))
+          : undefined
       if (ended) return { ...outcome, end: endOf(ended) }
       const begunMs = status === 'decided' ? Date.now() : record.timeUs / 1000
       return { ...outcome, end: await within(see(saga, begunMs + giveUpMs), deadlineMs) }

@@ -2,8 +2,8 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { firstShardMap, lengthFault, type ShardMap } from '../core/shardMap.ts'
 import { connect, type Sql, type Tx } from '../postgres/connect.ts'
-import { migrate } from '../postgres/migrate.ts'
-import { readStored, type Stored, type StoredMap, writeStored } from './storedMap.ts'
+import { isBehind, migrate } from '../postgres/migrate.ts'
+import { readStored, type Stored, type StoredMap, writeNumber, writeStored } from './storedMap.ts'
 
 /** The list of databases is not the one that the accounts were opened with. The message says what to do, and no URL. */
 export class ShardListError extends Error {}
@@ -40,6 +40,44 @@ export async function checkShards(urls: readonly string[]): Promise<void> {
     await inAll(pools, async (txs) => {
       await refuseRepeats(txs)
       agreedMap(await readAll(txs))
+      for (const [item, sql] of txs.entries()) {
+        if (!(await isBehind(sql))) continue
+        throw new ShardListError(
+          `ZEROSUM_SHARDS, item ${item + 1} was written by an earlier version: run zerosum migrate`,
+        )
+      }
+    })
+  })
+}
+
+/**
+ * Makes a database ready that is to be one shard more, and gives it the next number. May be called again.
+ * @param urls of the shards that there are
+ * @throws ShardListError if it is one of those, or something else than an empty database
+ */
+export async function prepareAdded(urls: readonly string[], url: string): Promise<void> {
+  await withPools([...urls, url], null, async (pools) => {
+    const last = pools.at(-1)
+    if (last) await migrate(last)
+    await inAll(pools, async (txs) => {
+      const added = txs.at(-1)
+      await refuseRepeats(txs, 'The URL is of a database that is a shard already.')
+      const stored = (await readAll(txs)).at(-1)
+      if (!added || !stored || stored.hasBlocks || stored.map || (stored.shard ?? urls.length) !== urls.length) {
+        throw new ShardListError('The database is in use already: give the URL of an empty one.')
+      }
+      await writeNumber(added, urls.length)
+    })
+  })
+}
+
+/** Gives a database that `prepareAdded` made ready the map of the others; the next node that starts would do so too. */
+export async function storeAdded(urls: readonly string[], url: string): Promise<void> {
+  await withPools([...urls, url], null, async (pools) => {
+    await inAll(pools, async (txs) => {
+      const [first] = await readAll(txs)
+      const added = txs.at(-1)
+      if (first?.map && added) await writeStored(added, urls.length, first.map)
     })
   })
 }
@@ -70,7 +108,7 @@ async function readAll(txs: readonly Tx[]): Promise<Stored[]> {
  * One database under two URLs can't be told by the URLs. Advisory locks belong to a database: what one transaction of ours has
  * taken under keys that nobody else knows, another can't take if it is in the same one.
  */
-async function refuseRepeats(txs: readonly Tx[]): Promise<void> {
+async function refuseRepeats(txs: readonly Tx[], advice?: string): Promise<void> {
   const secret = (randomBytes(8).readBigInt64BE() >> 13n) << 13n
   for (const [item, sql] of txs.entries()) {
     // In item k keys 0 to k are taken: the last that is gone tells which item has it.
@@ -78,7 +116,7 @@ async function refuseRepeats(txs: readonly Tx[]): Promise<void> {
       SELECT max(k)::int AS by FROM generate_series(0, ${item}) AS k WHERE NOT pg_try_advisory_xact_lock(${secret}::int8 + k)`
     if (typeof held?.by !== 'number') continue
     throw new ShardListError(
-      `ZEROSUM_SHARDS, items ${held.by + 1} and ${item + 1} are the same database: list each shard once`,
+      advice ?? `ZEROSUM_SHARDS, items ${held.by + 1} and ${item + 1} are the same database: list each shard once`,
     )
   }
 }
@@ -89,7 +127,7 @@ async function refuseRepeats(txs: readonly Tx[]): Promise<void> {
  * @throws ShardListError for any other list than that of the map
  */
 export function agreedMap(stored: readonly Stored[]): StoredMap | undefined {
-  const map = stored.find((each) => each.map)?.map
+  const map = stored.flatMap((each) => each.map ?? []).sort((a, b) => b.epoch - a.epoch)[0]
   if (!map) {
     refuseOldAmongOthers(stored)
     refuseOrder(stored)
@@ -98,7 +136,7 @@ export function agreedMap(stored: readonly Stored[]): StoredMap | undefined {
   refuseDifferences(stored, map)
   refuseLength(stored, map)
   refuseOrder(stored)
-  refuseStrangers(stored)
+  refuseStrangers(stored, map)
   return map
 }
 
@@ -114,7 +152,9 @@ function refuseOldAmongOthers(stored: readonly Stored[]): void {
 
 function refuseDifferences(stored: readonly Stored[], map: StoredMap): void {
   const groups = Map.groupBy(
-    stored.flatMap((each, item) => (each.map ? [{ name: nameOf(each, item), map: each.map }] : [])),
+    stored.flatMap((each, item) =>
+      each.map ? [{ name: nameOf(each, item), map: isOnItsWay(each, map) ? map : each.map }] : [],
+    ),
     (each) => JSON.stringify([each.map.epoch, `${each.map.createdUs}`, each.map.shardCount, each.map.shards]),
   )
   if (groups.size <= 1) return
@@ -127,6 +167,11 @@ function refuseDifferences(stored: readonly Stored[], map: StoredMap): void {
     `the databases of ZEROSUM_SHARDS hold different shard maps:\n${lines.join('\n')}\n` +
       'List the databases of one installation only. If one was restored from an older backup, bring it up to the others.',
   )
+}
+
+/** A database that is about to get the map that others have already: some node, or the next to start, ends the change. */
+function isOnItsWay({ change }: Stored, { epoch, createdUs }: StoredMap): boolean {
+  return change?.epoch === epoch && BigInt(change.createdUs) === createdUs
 }
 
 function refuseLength(stored: readonly Stored[], map: ShardMap): void {
@@ -158,18 +203,20 @@ function refuseOrder(stored: readonly Stored[]): void {
 
 /**
  * Nothing is posted before all databases hold the map. So one that lacks it was left out by a crash only if all are empty; else
- * it stands in the place of another.
+ * it stands in the place of another. One that was just added has its number, and no slot is on it yet.
  */
-function refuseStrangers(stored: readonly Stored[]): void {
-  const lacking = stored.findIndex(({ map }) => !map)
+function refuseStrangers(stored: readonly Stored[], map: ShardMap): void {
+  const lacking = stored.findIndex(
+    ({ map: own, shard, hasBlocks }, item) => !own && (hasBlocks || shard !== item || map.shards.includes(item)),
+  )
   if (lacking < 0 || !stored.some(({ hasBlocks }) => hasBlocks)) return
   throw new ShardListError(
     `ZEROSUM_SHARDS, item ${lacking + 1} is not the database of shard ${lacking}: it holds no shard map, while there are accounts ` +
-      'on the shards already. List the right database, or restore it from its backup.',
+      'on the shards already. List the right database, or restore it from its backup. One that is new is added by: zerosum shards add URL',
   )
 }
 
-const ADDING = 'A database can not be added to an installation yet.'
+const ADDING = 'To add a database, leave the list as it was and run: zerosum shards add URL'
 
 function nameOf({ shard }: Stored, item: number): string {
   return `item ${item + 1}${shard === undefined ? '' : ` (shard ${shard})`}`

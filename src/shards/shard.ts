@@ -16,8 +16,6 @@ export type Shard = {
 export type ShardOptions = {
   number: number
   url: string
-  /** The shard that a wallet lives on, by its id. */
-  shardOf: (walletId: string) => number
   writer: string
   /** Told about what went wrong while posting and was tried again. */
   onTrouble: (error: unknown) => void
@@ -28,10 +26,10 @@ const DRAIN_MS_MAX = 12_000
 const READ_MS_MAX = 5_000
 
 /** Opens a shard. Its database was made ready by `prepareShards`, which also knows that it is the one with this number. */
-export function openShard({ number, url, shardOf, writer, onTrouble }: ShardOptions): Shard {
+export function openShard({ number, url, writer, onTrouble }: ShardOptions): Shard {
   // The wall clock, as everything else that looks at times: a monotonic one stands still while a machine sleeps.
   const clockUs = () => Date.now() * 1000
-  const poster = createPoster({ url, shard: number, shardOf, writer, clockUs, onTrouble })
+  const poster = createPoster({ url, shard: number, writer, clockUs, onTrouble })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
   const reads = connect(url, { max: READ_CONNECTIONS, name: `zerosum reader ${number}`, answerMsMax: READ_MS_MAX })
   const reader = createReader(reads, number)

@@ -221,7 +221,7 @@ describe('audits that go on by themselves', () => {
     onTestFinished(() => own.api.close())
     await live(own)
     const troubles: unknown[] = []
-    const audits = startAudits({ urls: own.urls, intervalMs: 50, onTrouble: (error) => troubles.push(error) })
+    const audits = startAudits({ urls: () => own.urls, intervalMs: 50, onTrouble: (error) => troubles.push(error) })
     onTestFinished(() => audits.close())
     const until = async (isSo: (balanced: boolean) => boolean) => {
       for (let i = 0; i < 400; i++) {
@@ -236,7 +236,7 @@ describe('audits that go on by themselves', () => {
     await tamper(own.urls[1], (sql) => sql`UPDATE blocks SET hash = sha256(hash) WHERE number = 2`)
     await own.api.alpha.wallet(5)
     // What was found in order is not looked at again for an hour; a new thread begins from the beginning.
-    const again = startAudits({ urls: own.urls, intervalMs: 50, onTrouble: (error) => troubles.push(error) })
+    const again = startAudits({ urls: () => own.urls, intervalMs: 50, onTrouble: (error) => troubles.push(error) })
     onTestFinished(() => again.close())
     const bad = await until((balanced) => !balanced)
     expect(bad.verification.shards[1]?.discrepancy).toMatchObject({ block: 2 })

@@ -150,6 +150,14 @@ function decide(ledger: Ledger, request: Request, operation: Operation, at: Circ
     case 'saga-finalize':
     case 'saga-release':
       throw new Error('sagas have a model of their own')
+    case 'map-close':
+    case 'map-depart':
+    case 'map-abandon':
+    case 'map-open':
+    case 'wallet-depart':
+    case 'wallet-arrive':
+    case 'hold-move':
+      throw new Error('one shard, and nothing moves')
     default:
       return operation satisfies never
   }

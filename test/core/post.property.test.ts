@@ -6,6 +6,7 @@ import { available } from '../../src/core/account.ts'
 import type { PostingContext } from '../../src/core/move.ts'
 import { post } from '../../src/core/post.ts'
 import { REFUSALS, type Refusal } from '../../src/core/refusal.ts'
+import type { RelocationOperation } from '../../src/core/relocation.ts'
 import type { Kind, Request } from '../../src/core/request.ts'
 import type { Entry } from '../../src/core/workspace.ts'
 import { type Settled, settled } from './memory-ledger.ts'
@@ -220,7 +221,7 @@ describe('any sequence of batches', { timeout: TIMEOUT_MS }, () => {
 const MOVING = ['same_wallet', 'currency_mismatch', 'from_not_found', 'to_not_found', 'wallet_closed', 'wallet_frozen']
 const SHORT = ['limit_exceeded', 'insufficient_funds', 'balance_overflow']
 const ENDED = ['hold_not_found', 'hold_already_captured', 'hold_already_released', 'hold_expired']
-const REACHABLE: Record<Exclude<Kind, `saga-${string}`>, readonly string[]> = {
+const REACHABLE: Record<Exclude<Kind, `saga-${string}` | RelocationOperation['kind']>, readonly string[]> = {
   transfer: [...MOVING, ...SHORT],
   'top-up': [
     'currency_mismatch',

@@ -9,7 +9,7 @@ import { MemoryState } from './memory-state.ts'
 
 const TENANT = digestUuid('a tenant')
 const [ANNA, CLEO, DAN] = ['anna', 'cleo', 'dan'].map((name) => digestUuid(name)) as [string, string, string]
-const shardOf = (id: string) => (id === ANNA ? 0 : 1)
+const shardOf = (id: string) => (id === CLEO || id === DAN ? 1 : 0)
 const leg = { from: ANNA, to: CLEO, amount: 50n, currency: 'EUR' }
 
 /** What anna can ask for between shards, in order. */
@@ -37,6 +37,7 @@ function findingAfter(count: number, change: (saga: SagaJson) => void) {
   const items: StoredItem[] = changed.map(({ request, record }, item) => ({
     ...{ ...record, scope: request.scope, key: request.key, item, target: null },
     leaf: block.leaves[item] ?? Buffer.alloc(0),
+    arrivedAt: null,
     opened: item === 0 ? { tenantId: TENANT, kind: 'wallet', currency: 'EUR', overdraftLimit: '1000' } : null,
   }))
   const last = new Map<string, StoredLine>()

@@ -140,7 +140,7 @@ type Delivery = { readonly after: number; readonly isNew: boolean; readonly reco
 class Explorer {
   readonly #configuration: Configuration
   readonly #protocol: Protocol
-  readonly #shardOf: PostingContext['shardOf']
+  readonly #homes: ReadonlyMap<string, number>
 
   readonly #shards = new Interned<Shard>()
   readonly #messages = new Interned<Message>()
@@ -155,12 +155,7 @@ class Explorer {
   constructor(configuration: Configuration, protocol: Protocol) {
     this.#configuration = configuration
     this.#protocol = protocol
-    const homes = new Map(Object.entries(configuration.wallets).map(([name, { shard }]) => [walletId(name), shard]))
-    this.#shardOf = (id) => {
-      const home = homes.get(id)
-      if (home === undefined) throw new Error(`no wallet ${id}`)
-      return home
-    }
+    this.#homes = new Map(Object.entries(configuration.wallets).map(([name, { shard }]) => [walletId(name), shard]))
   }
 
   run(): Exploration {
@@ -376,12 +371,13 @@ class Explorer {
   #posted(before: number, request: Request, isDayPast: boolean, name: string): Delivery {
     const shard = this.#shards.at(before)
     const nowUs = isDayPast ? NOON_US + DAY_US : NOON_US
-    const context: PostingContext = { nowUs, shard: shard.number, shardOf: this.#shardOf }
+    const context: PostingContext = { nowUs, shard: shard.number, shardOf: (id) => this.#homes.get(id) ?? shard.number }
     const { outcomes, decisions, changes } = attempt(name, () => this.#protocol.post(shard.state, [request], context))
     const [outcome] = outcomes
     // Which refusal is said makes no difference to money: here no other shard has anything to say.
     if (outcome === 'ask_peers') return this.#posted(before, { ...request, peers: new Map() }, isDayPast, name)
     if (outcome === undefined || outcome === 'busy') return 'busy'
+    if (typeof outcome === 'string') throw new Error(`${name} is ${outcome}, though nothing moves here`)
     for (const { entries } of decisions) {
       for (const layer of ['posted', 'pending']) {
         const sum = entries.filter((entry) => entry.layer === layer).reduce((total, { amount }) => total + amount, 0n)

@@ -296,6 +296,13 @@ function changed(operation: Operation, change: Change): Operation {
     case 'saga-cancel':
     case 'saga-finalize':
     case 'saga-release':
+    case 'map-close':
+    case 'map-depart':
+    case 'map-abandon':
+    case 'map-open':
+    case 'wallet-depart':
+    case 'wallet-arrive':
+    case 'hold-move':
       return operation
     default:
       return operation satisfies never

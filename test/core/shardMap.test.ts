@@ -71,7 +71,7 @@ describe('the layout', () => {
 
 describe('a map', () => {
   test('begins at epoch 1', () => {
-    expect(firstShardMap(3)).toEqual({ epoch: 1, shardCount: 3, shards: layOutSlots(3) })
+    expect(firstShardMap(3)).toEqual({ epoch: 1, shardCount: 3, shards: layOutSlots(3), drained: [] })
   })
 
   test('names the shard of every holder', () => {

@@ -124,7 +124,7 @@ describe('when the ledger', () => {
     const shards = router.shards.map((shard) => ({ ...shard, batcher: { ...shard.batcher, submit } }))
     const [first] = shards
     if (!first) throw new Error('no shard')
-    return { shards, forHolder: () => first, forId: () => first, shard: () => first, shardOf: () => 0 }
+    return { ...router, shards, forHolder: () => first, forId: () => first, shard: () => first, shardOf: () => 0 }
   }
   const item = (key: string) => ({ idempotencyKey: key, from: NOBODY, to: NOBODY, amount: '1', currency: 'USD' })
   const NOBODY = 'wal_00000000000070008000000000000000'

@@ -424,7 +424,7 @@ describe('the balance', () => {
     try {
       const wallet = await own.alpha.wallet(10)
       const clockUs = () => (Date.now() + 60_000) * 1000
-      const ahead = createPoster({ url: own.url, shard: 0, shardOf: () => 0, writer: 'ahead', clockUs })
+      const ahead = createPoster({ url: own.url, shard: 0, writer: 'ahead', clockUs })
       await ahead.post([requestFor(own.tenantIds.alpha, 'ahead', { kind: 'release', holdId: randomUUID() })])
       await ahead.close()
       const paid = await own.alpha.pay(wallet, await own.alpha.wallet(), 4)

@@ -1,13 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import { expect, onTestFinished, test } from 'vitest'
 import { openedAccount } from '../../src/core/account.ts'
-import { slotOfId } from '../../src/core/ids.ts'
 import { requestOf, stepRequest } from '../../src/core/request.ts'
 import { begunSaga } from '../../src/core/saga.ts'
 import { Memory } from '../../src/ledger/memory.ts'
 import { createPoster, type Result } from '../../src/ledger/poster.ts'
 import { newId } from '../../src/shards/newId.ts'
-import { migratedDatabase } from '../support/database.ts'
+import { migratedDatabase, storeMap } from '../support/database.ts'
 import { ask, TENANT, transferOf } from '../support/ledger.ts'
 
 const accountOf = (id: string) =>
@@ -30,10 +29,13 @@ test('what a batch names is not pushed out of memory by what is loaded for it', 
 
 test('what waited for a saga goes on when another node has ended it', async () => {
   const url = await migratedDatabase()
-  const shardOf = (id: string) => (slotOfId(id) < 2048 ? 0 : 1)
+  await storeMap(
+    url,
+    Array.from({ length: 4096 }, (_, slot) => (slot < 2048 ? 0 : 1)),
+  )
   const clockUs = () => Date.now() * 1000
   const open = (writer: string) => {
-    const poster = createPoster({ url, shard: 0, shardOf, writer, clockUs })
+    const poster = createPoster({ url, shard: 0, writer, clockUs })
     onTestFinished(() => poster.close())
     return async (...requests: Parameters<typeof poster.post>[0]): Promise<Result> => {
       const [result] = await poster.post(requests)

@@ -39,7 +39,7 @@ function ownerOf(url: string): Sql {
 const clockUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
 
 function posterOn(url: string, options: Partial<PosterOptions> = {}): Poster {
-  const poster = createPoster({ url, shard: 0, shardOf: () => 0, writer: 'test', clockUs, ...options })
+  const poster = createPoster({ url, shard: 0, writer: 'test', clockUs, ...options })
   opened.push(poster)
   return poster
 }

@@ -742,7 +742,7 @@ describe('the role of the application', () => {
     const rows = await owner`
       SELECT proname AS name FROM pg_proc
       WHERE pronamespace = 'public'::regnamespace AND has_function_privilege('zerosum_app', oid, 'EXECUTE') ORDER BY 1`
-    expect(rows.map(({ name }) => name)).toEqual(['append_block', 'lock_head'])
+    expect(rows.map(({ name }) => name)).toEqual(['append_block', 'copy_history', 'lock_head', 'slot_of'])
   })
 
   it.each([

@@ -47,7 +47,7 @@ export async function inFlight(sql: Sql): Promise<number> {
 
 /**
  * What must hold when no saga is in flight: every one has ended once; transit accounts cancel out between each two shards; what
- * is pending on wallets is what open holds reserve; and the audit of each shard finds nothing.
+ * is pending on wallets is what open holds reserve; and the audit of each shard finds nothing, if that is asked.
  */
 export async function expectSettledBooks(urls: readonly string[]): Promise<void> {
   await withShards(urls, async (shards) => {

@@ -1,8 +1,9 @@
 import { expect } from 'vitest'
 import { newKey } from '../../src/tenants/directory.ts'
+import { startCommand } from '../support/node.ts'
 import { expectSettledBooks, moneyIn, untilExpired, untilOver } from './books.ts'
 import { Keeper } from './keeper.ts'
-import { listOf, type ShardServer, startShardServers } from './servers.ts'
+import { listOf, type ShardServer, startShardServer, startShardServers } from './servers.ts'
 import { Traffic } from './traffic.ts'
 
 /** Sagas that wait are given up after 20 s; that, and what it takes to notice, on a busy machine. */
@@ -13,6 +14,12 @@ export type Installation = {
   readonly servers: readonly ShardServer[]
   readonly keepers: readonly Keeper[]
   readonly traffic: Traffic
+  readonly demoKey: string
+  /**
+   * Adds a shard that has nothing yet: `zerosum shards add`, then the nodes are restarted with the longer list, one after the other.
+   * @param beforeRestart what happens while the nodes know nothing of the new shard's database
+   */
+  grow(beforeRestart?: () => Promise<void>): Promise<void>
   /** Waits until no saga is in flight; ms. */
   untilOver(): Promise<number>
   /** Asks for everything once more and proves the books. Nobody else asks for anything meanwhile. */
@@ -37,7 +44,19 @@ export async function startInstallation(shards: number, nodes: number, wallets: 
     await traffic.openWallets(wallets)
     const before = await moneyIn(urls())
     return {
-      ...{ servers, keepers, traffic, close, untilOver: over },
+      ...{ servers, keepers, traffic, demoKey, close, untilOver: over },
+      async grow(beforeRestart) {
+        const server = await startShardServer()
+        const added = await startCommand(['shards', 'add', server.url], { databaseUrl: listOf(servers) }).ended
+        servers.push(server)
+        expect(added.code, added.output).toBe(0)
+        await beforeRestart?.()
+        for (const keeper of keepers) {
+          keeper.databaseUrl = listOf(servers)
+          expect(await keeper.stop()).toBe(0)
+          await keeper.start()
+        }
+      },
       async conclude() {
         expect(traffic.hung).toEqual([])
         const { accepted, refused } = await traffic.settle()

@@ -11,7 +11,7 @@ export class NoAnswer extends Error {}
 
 /** Keeps a node running, as a supervisor does: starts it, and starts it again until it stays. */
 export class Keeper {
-  readonly #settings: NodeSettings
+  #settings: NodeSettings
   #node: NodeProcess | undefined
 
   constructor(settings: NodeSettings) {
@@ -34,6 +34,11 @@ export class Keeper {
       }
       await sleep(200)
     }
+  }
+
+  /** The databases that it is told of when it starts next. */
+  set databaseUrl(databaseUrl: string) {
+    this.#settings = { ...this.#settings, databaseUrl }
   }
 
   async kill(): Promise<void> {

@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { seededRandom } from '../../bench/load.ts'
-import { slotOf, slotOfId } from '../../src/core/ids.ts'
+import { slotOf } from '../../src/core/ids.ts'
 import { type Operation, requestOf, stepRequest } from '../../src/core/request.ts'
 import { begunSaga, type Saga, type Step } from '../../src/core/saga.ts'
 import { type ShardMap, shardOfSlot } from '../../src/core/shardMap.ts'
@@ -68,8 +68,7 @@ const RELEASE: readonly Plan[] = [
 
 /** Posts by hand on all shards. */
 function openPlanter(clockUs: () => number) {
-  const shardOf = (id: string) => shardOfSlot(map, slotOfId(id))
-  const posters = urls.map((url, shard) => createPoster({ url, shard, shardOf, writer: 'planter', clockUs }))
+  const posters = urls.map((url, shard) => createPoster({ url, shard, writer: 'planter', clockUs }))
   const batchers = posters.map((poster) => createBatcher({ post: (requests) => poster.post(requests) }))
   let count = 0
 

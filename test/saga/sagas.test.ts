@@ -1,10 +1,11 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { type Operation, type Request, requestOf } from '../../src/core/request.ts'
 import { type Saga, sagaJson } from '../../src/core/saga.ts'
+import { firstShardMap } from '../../src/core/shardMap.ts'
 import { QueueFull } from '../../src/ledger/batcher.ts'
 import { createSagas } from '../../src/saga/sagas.ts'
 import { newId } from '../../src/shards/newId.ts'
-import type { Router } from '../../src/shards/router.ts'
+import { createRouter, type Router } from '../../src/shards/router.ts'
 import type { Shard } from '../../src/shards/shard.ts'
 import { TENANT } from '../support/ledger.ts'
 
@@ -26,7 +27,8 @@ function silentShards(): Router {
     return { number, batcher: { submit }, reader: { sagasInFlight: async () => [] } } as unknown as Shard
   })
   const shard = (number: number) => shards[number] as Shard
-  return { shards, shardOf, shard, forId: (id) => shard(shardOf(id)), forHolder: () => shard(0) }
+  const router = createRouter(shards, firstShardMap(2))
+  return { ...router, shardOf, shard, forId: (id) => shard(shardOf(id)), forHolder: () => shard(0) }
 }
 
 test('sagas that wait for a shard hold up neither transfers within it nor within others, only more sagas to it', async () => {

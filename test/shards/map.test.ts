@@ -1,13 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { slotOfId } from '../../src/core/ids.ts'
+import { requestOf } from '../../src/core/request.ts'
 import { firstShardMap, layOutSlots } from '../../src/core/shardMap.ts'
 import { connect, type Sql } from '../../src/postgres/connect.ts'
 import { checkShards, prepareShards, ShardListError } from '../../src/shards/map.ts'
+import { newId } from '../../src/shards/newId.ts'
 import { readStored, type Stored, writeStored } from '../../src/shards/storedMap.ts'
 import { emptyDatabase } from '../support/database.ts'
-import { openLedger } from '../support/ledger.ts'
-import { migrateAsBeforeMaps } from './old-database.ts'
+import { openLedger, TENANT } from '../support/ledger.ts'
+import { migrateAsBeforeMaps, openOldWallets } from './old-database.ts'
 
 const databases = (count: number) => Promise.all(Array.from({ length: count }, () => emptyDatabase()))
 
@@ -32,10 +34,14 @@ const forget = (url: string) =>
     await sql`UPDATE chain_head SET shard = NULL`
   })
 
-async function openWallet(url: string): Promise<string> {
+/** Opens a wallet on shard 0. */
+async function openWallet(url: string): Promise<void> {
+  const [stored] = await storedIn([url])
+  const id = newId(stored?.map?.shards.indexOf(0) ?? 0)
   const ledger = openLedger(url)
   try {
-    return await ledger.wallet(5n)
+    const wallet = { kind: 'wallet-open', holderId: 'a', currency: 'USD', overdraftLimit: 0n, limits: {} } as const
+    await ledger.batcher.submit(requestOf(id, TENANT, 'open', wallet))
   } finally {
     await ledger.close()
   }
@@ -136,7 +142,7 @@ describe('a crash half way', () => {
     const replaced = [urls[0] ?? '', await emptyDatabase()]
     expect(await refusalOf(replaced)).toBe(
       'ZEROSUM_SHARDS, item 2 is not the database of shard 1: it holds no shard map, while there are accounts on the shards ' +
-        'already. List the right database, or restore it from its backup.',
+        'already. List the right database, or restore it from its backup. One that is new is added by: zerosum shards add URL',
     )
   })
 })
@@ -147,7 +153,7 @@ describe('a list', () => {
     await prepareShards(urls)
     expect(await refusalOf([...urls, await emptyDatabase()])).toBe(
       'the shard map (epoch 1) has 2 shards, ZEROSUM_SHARDS lists 3: list the databases of shards 0 to 1, in this order, ' +
-        'without item 3. A database can not be added to an installation yet.',
+        'without item 3. To add a database, leave the list as it was and run: zerosum shards add URL',
     )
     await expect(prepareShards(urls)).resolves.toMatchObject({ map: { shardCount: 2 } })
   })
@@ -219,7 +225,7 @@ describe('a list', () => {
     const [a = '', b = ''] = await databases(2)
     await prepareShards([a])
     await refusalOf([b, a])
-    expect((await storedIn([b]))[0]).toEqual({ shard: undefined, hasBlocks: false, map: undefined })
+    expect((await storedIn([b]))[0]).toEqual({ shard: undefined, hasBlocks: false, map: undefined, change: undefined })
   })
 })
 
@@ -227,9 +233,7 @@ describe('a database of the version that had one shard', () => {
   async function oldDatabase(): Promise<{ url: string; wallets: string[] }> {
     const url = await emptyDatabase()
     await migrateAsBeforeMaps(url)
-    const wallets: string[] = []
-    for (let i = 0; i < 5; i++) wallets.push(await openWallet(url))
-    return { url, wallets }
+    return { url, wallets: await openOldWallets(url, 5) }
   }
 
   test('gets a map in which all its accounts are on it', async () => {
@@ -246,21 +250,23 @@ describe('a database of the version that had one shard', () => {
     const other = await emptyDatabase()
     expect(await refusalOf([url, other])).toBe(
       'ZEROSUM_SHARDS lists 2 databases, but item 1 holds the accounts of an earlier version, which had one shard: ' +
-        'list that database alone. A database can not be added to an installation yet.',
+        'list that database alone. To add a database, leave the list as it was and run: zerosum shards add URL',
     )
     expect(await refusalOf([other, url])).toContain('item 2 holds the accounts of an earlier version')
     await prepareShards([url])
     expect(await refusalOf([url, other])).toBe(
       'the shard map (epoch 1) has 1 shard, ZEROSUM_SHARDS lists 2: list the database of shard 0 alone, ' +
-        'without item 2. A database can not be added to an installation yet.',
+        'without item 2. To add a database, leave the list as it was and run: zerosum shards add URL',
     )
   })
 
-  test('can be verified before it is migrated', async () => {
+  test('is migrated before it is verified', async () => {
     const { url } = await oldDatabase()
-    await expect(checkShards([url])).resolves.toBeUndefined()
+    await expect(checkShards([url])).rejects.toThrow('item 1 was written by an earlier version: run zerosum migrate')
     const [table] = await withOwner(url, (sql) => sql`SELECT to_regclass('shard_map') AS name`)
     expect(table).toEqual({ name: null })
+    await prepareShards([url])
+    await expect(checkShards([url])).resolves.toBeUndefined()
   })
 
   test('that was never used may be one of several', async () => {

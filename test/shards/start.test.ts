@@ -8,9 +8,8 @@ import { startEmbedded } from '../../src/postgres/embedded.ts'
 import { newKey } from '../../src/tenants/directory.ts'
 import { type Block, type Client, clientOf, type PageOf, type Wallet } from '../support/api.ts'
 import { emptyDatabase } from '../support/database.ts'
-import { openLedger } from '../support/ledger.ts'
 import { type NodeSettings, startNode, verifyBooks } from '../support/node.ts'
-import { migrateAsBeforeMaps } from './old-database.ts'
+import { migrateAsBeforeMaps, openOldWallets } from './old-database.ts'
 
 async function dataDirectory(): Promise<string> {
   const dataDir = await mkdtemp(join(tmpdir(), 'zerosum-shards-'))
@@ -73,9 +72,7 @@ describe('a node without settings', () => {
     const server = await startEmbedded(dataDir)
     await server.createDatabase('shard0')
     await migrateAsBeforeMaps(server.url('shard0'))
-    const ledger = openLedger(server.url('shard0'))
-    await ledger.wallet(5n)
-    await ledger.close()
+    await openOldWallets(server.url('shard0'), 1)
     await server.stop()
     for (let round = 0; round < 2; round++) {
       const [, output] = await withNode({ dataDir }, async (client) => {

@@ -2,8 +2,6 @@ import { randomUUID } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
 import { verifyAll } from '../../src/audit/verification.ts'
-import { slotOfId } from '../../src/core/ids.ts'
-import { shardOfSlot } from '../../src/core/shardMap.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import { buildApp } from '../../src/http/app.ts'
 import type {
@@ -186,9 +184,7 @@ export async function openApi({
   const usedUrl = (await appUrl?.(url)) ?? url
   const usedUrls = [usedUrl, ...moreUrls]
   const { map } = await prepareShards(usedUrls)
-  const shards = usedUrls.map((url, number) =>
-    openShard({ number, url, shardOf: (id) => shardOfSlot(map, slotOfId(id)), writer: 'test', onTrouble: () => {} }),
-  )
+  const shards = usedUrls.map((url, number) => openShard({ number, url, writer: 'test', onTrouble: () => {} }))
   const router = wrapRouter(createRouter(shards, map))
   const sagas = createSagas({ router, onTrouble: () => {}, ...sagaOptions })
   const stopExpiry = startHoldExpiry({ router, sagas }, () => {})

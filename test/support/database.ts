@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { inject } from 'vitest'
 import { connect } from '../../src/postgres/connect.ts'
 import { migrate } from '../../src/postgres/migrate.ts'
+import { writeStored } from '../../src/shards/storedMap.ts'
 
 /** An empty database of its own on the tests' server; its URL logs in as a superuser. */
 export async function emptyDatabase(): Promise<string> {
@@ -22,4 +23,11 @@ export async function migratedDatabase(): Promise<string> {
   await migrate(sql)
   await sql.end()
   return url
+}
+
+/** Makes a database shard 0 of an installation with this map. @param shards the shard of each slot */
+export async function storeMap(url: string, shards: readonly number[]): Promise<void> {
+  const sql = connect(url, { max: 1, role: null })
+  await writeStored(sql, 0, { epoch: 1, shardCount: Math.max(...shards) + 1, shards, drained: [], createdUs: 1n })
+  await sql.end()
 }

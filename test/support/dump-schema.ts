@@ -24,17 +24,18 @@ export async function dumpSchema(sql: Sql): Promise<string> {
     await dumpEnums(sql),
     await dumpDomains(sql),
     ...(await dumpTables(sql)),
+    await dumpViews(sql),
     await dumpFunctions(sql),
     await dumpGrants(sql),
   ]
   return [HEADER, ...sections].filter((section) => section !== '').join('\n')
 }
 
-/** A view, or a generated column, that is forgotten here would drift unseen. */
+/** A sequence, or a generated column, that is forgotten here would drift unseen. */
 async function refuseUnknown(sql: Sql): Promise<void> {
   const unknown = await sql<{ name: string }[]>`
     SELECT relname AS name FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace AND relkind NOT IN ('r', 'i')
+    WHERE relnamespace = 'public'::regnamespace AND relkind NOT IN ('r', 'i', 'v')
     UNION ALL
     SELECT typname FROM pg_type
     WHERE typnamespace = 'public'::regnamespace AND typtype NOT IN ('c', 'd', 'e') AND typcategory <> 'A'
@@ -117,6 +118,13 @@ async function dumpTables(sql: Sql): Promise<string[]> {
   )
 }
 
+async function dumpViews(sql: Sql): Promise<string> {
+  const rows = await sql<{ line: string }[]>`
+    SELECT format(E'CREATE VIEW %I AS\n%s', relname, pg_get_viewdef(oid)) AS line
+    FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'v' ORDER BY relname COLLATE "C"`
+  return rows.map(({ line }) => `${line}\n`).join('\n')
+}
+
 async function dumpFunctions(sql: Sql): Promise<string> {
   const rows = await sql<{ line: string }[]>`
     SELECT rtrim(pg_get_functiondef(oid), E'\n') || ';' AS line
@@ -133,7 +141,7 @@ async function dumpGrants(sql: Sql): Promise<string> {
       FROM pg_namespace WHERE nspname = 'public'
       UNION ALL
       SELECT format('TABLE %I', relname), relowner, coalesce(relacl, acldefault('r', relowner)), ''
-      FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+      FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
       UNION ALL
       SELECT format('TABLE %I', relname), relowner, attacl, format(' (%I)', attname)
       FROM pg_attribute JOIN pg_class c ON c.oid = attrelid

@@ -40,7 +40,7 @@ export type Ledger = {
 
 export function openLedger(url: string, writer = 'test'): Ledger {
   const clockUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
-  const poster = createPoster({ url, shard: 0, shardOf: () => 0, writer, clockUs })
+  const poster = createPoster({ url, shard: 0, writer, clockUs })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
   return {
     poster,

@@ -42,7 +42,7 @@ process.on('exit', () => {
 
 /** Starts a node on a free port of the loopback; resolves when it listens. */
 export async function startNode(settings: NodeSettings): Promise<NodeProcess> {
-  const child = spawnCli('start', settings)
+  const child = spawnCli(['start'], settings)
   const { pid } = child
   if (pid === undefined) throw new Error(`${process.execPath} cannot be run`)
   const output = outputOf(child)
@@ -92,15 +92,41 @@ export async function startNode(settings: NodeSettings): Promise<NodeProcess> {
 
 /** Runs `node src/cli.ts verify`: what it prints and its exit code, 0 if the books agree. */
 export async function verifyBooks(settings: NodeSettings): Promise<{ code: number | null; output: string }> {
-  const child = spawnCli('verify', settings)
-  const output = outputOf(child)
-  const [code] = await once(child, 'close')
-  return { code, output: output() }
+  return await startCommand(['verify'], settings).ended
 }
 
-function spawnCli(command: string, { databaseUrl, demoKey, dataDir }: NodeSettings): ChildProcess {
+/** A command of the CLI in a process of its own. */
+export type CommandProcess = {
+  /** What it printed and its exit code, once it has ended; the code is `null` if it was killed. */
+  readonly ended: Promise<{ code: number | null; output: string }>
+  /** kill -9; nothing if it has ended. */
+  kill(): void
+  /** SIGSTOP: its connections stay, it does nothing. */
+  freeze(): void
+  thaw(): void
+}
+
+/** Starts `node src/cli.ts` with these arguments, as an operator would. */
+export function startCommand(args: readonly string[], settings: NodeSettings): CommandProcess {
+  const child = spawnCli(args, settings)
+  const output = outputOf(child)
+  return {
+    ended: once(child, 'close').then(([code]) => ({ code, output: output() })),
+    kill() {
+      child.kill('SIGKILL')
+    },
+    freeze() {
+      child.kill('SIGSTOP')
+    },
+    thaw() {
+      child.kill('SIGCONT')
+    },
+  }
+}
+
+function spawnCli(args: readonly string[], { databaseUrl, demoKey, dataDir }: NodeSettings): ChildProcess {
   const { PATH, HOME, TMPDIR } = process.env
-  const child = spawn(process.execPath, [CLI, command], {
+  const child = spawn(process.execPath, [CLI, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
       ...{ PATH, HOME, TMPDIR, HOST: '127.0.0.1', PORT: '0' },

@@ -119,7 +119,7 @@ export function holdRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypebox
     }
 
     async function findById(tenantId: string, id: string | undefined): Promise<Hold> {
-      const hold = id && (await router.forId(id).reader.hold(tenantId, id))
+      const hold = id && (await router.read(id, ({ reader }) => reader.hold(tenantId, id)))
       if (!hold) throw new ZerosumError('not_found')
       return hold
     }

@@ -131,14 +131,13 @@ export function ledgerRoutes(router: Router, audits: Pick<Audits, 'last'> | unde
       },
       async ({ principal, params }) => {
         const id = parseId('txn', params.id)
-        const shard = id === undefined ? undefined : router.forId(id)
-        const transaction = id && (await shard?.reader.transaction(principal.tenantId, id))
-        if (!transaction || !shard) throw new ZerosumError('not_found')
-        const { kind, block, item, timeUs, entries } = transaction
+        const transaction = id && (await router.read(id, ({ reader }) => reader.transaction(principal.tenantId, id)))
+        if (!transaction) throw new ZerosumError('not_found')
+        const { kind, shard, block, item, timeUs, entries } = transaction
         return {
           id: params.id,
           kind,
-          shard: shard.number,
+          shard,
           block,
           item,
           createdAt: formatTime(timeUs),
@@ -186,12 +185,16 @@ function verificationView(
   { verification, finishedUs, tookMs }: LastAudit,
   isAdmin: boolean,
 ): Static<typeof VerificationBody> {
-  const { balanced, shards, transit } = verification
+  const { balanced, shards, transit, copies } = verification
   const between = transit.discrepancy && {
     ...{ shard: null, block: null, transaction: formatId('txn', transit.discrepancy.saga), account: null },
     problem: transit.discrepancy.problem,
   }
-  const first = shards.find(({ discrepancy }) => discrepancy)?.discrepancy ?? between
+  const copied = copies?.discrepancy && {
+    ...{ shard: copies.discrepancy.shard, block: null, account: null },
+    ...{ transaction: formatId('txn', copies.discrepancy.request), problem: copies.discrepancy.problem },
+  }
+  const first = shards.find(({ discrepancy }) => discrepancy)?.discrepancy ?? between ?? copied ?? null
   const hidden = { transaction: null, account: null, problem: 'An operator can see what it is: zerosum verify.' }
   return {
     balanced,

@@ -220,11 +220,10 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
 
     async function find(tenantId: string, text: string) {
       const id = parseId('trf', text)
-      const reader = id === undefined ? undefined : router.forId(id).reader
-      const found = id === undefined ? undefined : await reader?.transfer(tenantId, id)
-      if (!id || !found || !reader) throw new ZerosumError('not_found')
+      const found = id && (await router.read(id, ({ reader }) => reader.transfer(tenantId, id)))
+      if (!id || !found) throw new ZerosumError('not_found')
       if (!begunSaga(tenantId, found.record.result)) return found
-      const ended = await reader.sagaEnd(tenantId, id)
+      const ended = await router.read(id, ({ reader }) => reader.sagaEnd(tenantId, id))
       return { ...found, end: ended ? endOf(ended) : ('pending' as const) }
     }
   }

@@ -7,7 +7,6 @@ import { parseTime } from '../../core/time.ts'
 import { ZerosumError } from '../../errors.ts'
 import type { Wallet } from '../../ledger/sql/wallets.ts'
 import { newId } from '../../shards/newId.ts'
-import type { Shard } from '../../shards/shard.ts'
 import { idPage, numberPage, pageView } from '../page.ts'
 import {
   AmountOrZero,
@@ -85,8 +84,10 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
         },
       },
       async ({ principal, query }) => {
-        const { reader } = router.forHolder(principal.tenantId, query.holderId)
-        const wallets = await reader.wallets(principal.tenantId, query.holderId, idPage(query))
+        const { tenantId } = principal
+        const wallets = await router.readHolder(tenantId, query.holderId, ({ reader }) =>
+          reader.wallets(tenantId, query.holderId, idPage(query)),
+        )
         return pageView(wallets, query.limit, walletView, ({ id }) => id)
       },
     )
@@ -102,7 +103,7 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
           response: { 200: WalletBody, ...Problems },
         },
       },
-      async ({ principal, params }) => walletView((await find(principal.tenantId, params.id)).wallet),
+      async ({ principal, params }) => walletView(await find(principal.tenantId, params.id)),
     )
 
     app.patch(
@@ -128,7 +129,7 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
       },
       async (request, reply) => {
         const { tenantId } = request.principal
-        const { wallet } = await find(tenantId, request.params.id)
+        const wallet = await find(tenantId, request.params.id)
         const { name, metadata, status, limits } = request.body
         const id = newId(slotOfId(wallet.id))
         const key = request.headers['idempotency-key'] ?? id
@@ -141,7 +142,7 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
           ...(limits === undefined ? {} : { limits: limitsOf(limits) }),
         })
         await post(sagas, asked, reply)
-        return walletView((await find(tenantId, request.params.id)).wallet)
+        return walletView(await find(tenantId, request.params.id))
       },
     )
 
@@ -165,14 +166,13 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
       },
       async ({ principal, params, query }) => {
         const id = walletId(params.id)
-        const { reader } = router.forId(id)
         const atUs = query.at === undefined ? undefined : parseTime(query.at)
-        const now = await reader.balance(principal.tenantId, id)
+        const now = await router.read(id, ({ reader }) => reader.balance(principal.tenantId, id))
         if (!now) throw new ZerosumError('not_found')
         if (atUs === undefined) return balanceView(id, now)
         // The last block may be of a node whose clock is ahead.
         if (atUs > Math.max(Date.now() * 1000, now.asOfUs)) throw badTime()
-        const then = await reader.balanceAt(principal.tenantId, id, atUs)
+        const then = await router.read(id, ({ reader }) => reader.balanceAt(principal.tenantId, id, atUs))
         return balanceView(id, then ?? now)
       },
     )
@@ -190,17 +190,17 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
         },
       },
       async ({ principal, params, query }) => {
-        const { wallet, shard } = await find(principal.tenantId, params.id)
-        const entries = await shard.reader.entries(wallet.id, numberPage(query))
+        const { id } = await find(principal.tenantId, params.id)
+        const entries = await router.read(id, ({ reader }) => reader.entries(id, numberPage(query)))
         return pageView(entries, query.limit, entryView, ({ sequence }) => sequence)
       },
     )
 
-    async function find(tenantId: string, id: string): Promise<{ wallet: Wallet; shard: Shard }> {
-      const shard = router.forId(walletId(id))
-      const wallet = await shard.reader.wallet(tenantId, walletId(id))
+    async function find(tenantId: string, text: string): Promise<Wallet> {
+      const id = walletId(text)
+      const wallet = await router.read(id, ({ reader }) => reader.wallet(tenantId, id))
       if (!wallet) throw new ZerosumError('not_found')
-      return { wallet, shard }
+      return wallet
     }
   }
 }

@@ -27,7 +27,8 @@ type CountersRow = {
 
 /**
  * Finds the first account, by its last entry, whose counters are not what its entries come to: the posted ones sums, the
- * pending ones and the sequence those of its last entry, all zero without entries. Of a chain that was walked already. The
+ * pending ones and the sequence those of its last entry, all zero without entries; a wallet that has come here begins with the
+ * sequence that it came with. Of a chain that was walked already. The
  * place is that of the last entry; without one, that of the wallet's opening.
  */
 export async function findWrongCounters(sql: Tx): Promise<Finding | undefined> {
@@ -39,13 +40,14 @@ export async function findWrongCounters(sql: Tx): Promise<Finding | undefined> {
       FROM entries GROUP BY account_id
     ), due AS (
       SELECT a.*, l.block, l.item,
-             coalesce(s.sequence, 0) AS due_sequence,
+             greatest(s.sequence, v.sequence, 0) AS due_sequence,
              coalesce(s.debits_posted, 0) AS due_debits_posted,
              coalesce(s.credits_posted, 0) AS due_credits_posted,
              coalesce(l.pending_out, 0) AS due_debits_pending,
              coalesce(l.pending_in, 0) AS due_credits_pending
       FROM accounts a
       LEFT JOIN sums s ON s.account_id = a.id
+      LEFT JOIN (SELECT account_id, max(sequence) AS sequence FROM arrivals GROUP BY account_id) v ON v.account_id = a.id
       LEFT JOIN entries l ON l.account_id = s.account_id AND l.sequence = s.sequence
     ), wrong AS (
       SELECT * FROM due

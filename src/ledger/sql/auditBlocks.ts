@@ -57,6 +57,7 @@ type ItemRow = {
   result: string | null
   leaf: Buffer
   opened: StoredItem['opened']
+  arrived_at: bigint | null
 }
 
 /**
@@ -66,10 +67,12 @@ type ItemRow = {
 export async function readItems(sql: Tx, { first, last }: BlockRange, max: number): Promise<InBlock<StoredItem>[]> {
   const rows = await sql<ItemRow[]>`
     SELECT block, item, id, tenant_id, scope, key, kind, target, payload::text, refusal, result::text, leaf,
-           CASE kind WHEN 'wallet-open' THEN (
+           CASE WHEN kind IN ('wallet-open', 'wallet-arrive') THEN (
              SELECT json_build_object('tenantId', a.tenant_id, 'kind', a.kind, 'currency', a.currency,
                                       'overdraftLimit', a.overdraft_limit::text)
-             FROM accounts a WHERE a.id = requests.id) END AS opened
+             FROM accounts a WHERE a.id = CASE requests.kind WHEN 'wallet-open' THEN requests.id ELSE requests.scope END) END AS opened,
+           (SELECT v.sequence FROM arrivals v
+            WHERE (v.block, v.item, v.account_id) = (requests.block, requests.item, requests.scope)) AS arrived_at
     FROM requests WHERE block BETWEEN ${first} AND ${last} ORDER BY block, item LIMIT ${max}`
   return rows.map((row) => ({
     block: Number(row.block),
@@ -85,5 +88,6 @@ export async function readItems(sql: Tx, { first, last }: BlockRange, max: numbe
     result: row.result,
     leaf: row.leaf,
     opened: row.opened,
+    arrivedAt: row.arrived_at,
   }))
 }

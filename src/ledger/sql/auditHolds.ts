@@ -18,7 +18,9 @@ type SagaEnd = 'saga-finalize' | 'saga-release'
 type Row = {
   subject: string
   request: string | null
-  kind: 'hold' | keyof typeof STATUS_AFTER | SagaEnd | null
+  kind: 'hold' | 'hold-move' | keyof typeof STATUS_AFTER | SagaEnd | null
+  /** A copy of what ended it on another shard. */
+  is_copy: boolean
   tenant_id: string
   payload: string
   result: string | null
@@ -40,23 +42,31 @@ const PAGE_ROWS = 1_000
  * Finds the first hold that is not what the accepted requests about it made of it, or that was ended twice, or by a request
  * that recorded another hold than there was. Of a chain that was walked already; the account is the payer's.
  */
-export async function findWrongHold(sql: Tx): Promise<Finding | undefined> {
+export async function findWrongHold(sql: Tx, shard: number): Promise<Finding | undefined> {
   const pages = sql<Row[]>`
     SELECT coalesce(r.subject, h.id) AS subject, r.id AS request, r.kind, r.tenant_id, r.payload, r.result, r.block, r.item,
            h.tenant_id AS hold_tenant, h.from_account, h.to_account, h.amount, h.currency, h.expires_at_us, h.status,
-           h.captured
+           h.captured, coalesce(r.is_copy, false) AS is_copy
     FROM (SELECT CASE kind WHEN 'hold' THEN id ELSE target END AS subject,
-                 id, kind, tenant_id, payload::text, result::text, block, item
+                 id, kind, tenant_id, payload::text, result::text, block, item, false AS is_copy
           FROM requests WHERE refusal IS NULL AND kind IN ('hold', 'capture', 'release', 'expiry')
           UNION ALL
-          SELECT (result->'hold'->>'id')::uuid, id, kind, tenant_id, payload::text, result::text, block, item
-          FROM requests WHERE kind IN ('saga-finalize', 'saga-release') AND result->'hold' IS NOT NULL) AS r
+          SELECT (result->'hold'->>'id')::uuid, id, kind, tenant_id, payload::text, result::text, block, item, false
+          FROM requests WHERE kind IN ('saga-finalize', 'saga-release') AND result->'hold' IS NOT NULL
+          UNION ALL
+          SELECT scope, id, kind, tenant_id, payload::text, result::text, block, item, false FROM requests
+          WHERE kind = 'hold-move' AND refusal IS NULL AND ${shard}::int = ANY (ARRAY[(payload->'before'->>'from')::int, (payload->'after'->>'from')::int])
+            AND payload->'before'->>'from' <> payload->'after'->>'from'
+          UNION ALL
+          SELECT h.id, m.id, m.kind, m.tenant_id, m.payload::text, m.result::text, NULL, NULL, true
+          FROM moved_requests m JOIN holds h ON h.id = (m.result->'hold'->>'id')::uuid
+          WHERE m.refusal IS NULL AND m.result->'hold'->>'status' <> 'held') AS r
     FULL JOIN holds h ON h.id = r.subject
-    ORDER BY 1, r.block, r.item`.cursor(PAGE_ROWS)
-  return await earliestFinding(pages, holdHistory)
+    ORDER BY 1, is_copy, r.block, r.item`.cursor(PAGE_ROWS)
+  return await earliestFinding(pages, (row) => holdHistory(row, shard))
 }
 
-function holdHistory(first: Row): History<Row> {
+function holdHistory(first: Row, shard: number): History<Row> {
   const due = new Due()
   let status: Hold['status'] | undefined
   let payer: string | null = first.from_account
@@ -104,6 +114,31 @@ function holdHistory(first: Row): History<Row> {
     return compare(row, kind, place)
   }
 
+  /** It left for another shard, or came from one; copies say how it ended there. */
+  function movedOrCopied(row: Row, place: Place): Finding | undefined {
+    const { hold, after } = payloadOf(row.payload)
+    const isLeaving = row.kind === 'hold-move' && after?.from !== shard
+    if (isLeaving ? status !== 'held' : status !== undefined && status !== 'moved') {
+      return {
+        ...place,
+        account: payer,
+        problem: `the ${row.kind} is of a hold that was ${status ?? 'never placed'} before`,
+      }
+    }
+    if (isLeaving) {
+      status = 'moved'
+      due.set(place, { status })
+      return undefined
+    }
+    const { status: said, ...rest } = row.is_copy ? endedHoldOf(row.result) : (hold ?? endedHoldOf(row.result))
+    status = said as Hold['status']
+    payer = rest.from
+    whole = rest.amount
+    due.set(place, { tenant: row.tenant_id, from: rest.from, to: rest.to, currency: rest.currency })
+    due.set(place, { amount: rest.amount, expires: rest.expiresAtUs, status, captured: rest.captured })
+    return undefined
+  }
+
   function compare(row: Row, kind: string, place: Place): Finding | undefined {
     const { expiresAtUs: expires, ...said } = endedHoldOf(row.result)
     const wrong = due.compare({ ...said, tenant: row.tenant_id, expires })
@@ -115,7 +150,10 @@ function holdHistory(first: Row): History<Row> {
       if (row.request === null) {
         return { ...NOWHERE, account: payer, problem: 'there is a hold that no accepted request placed' }
       }
-      const place: Place = { block: Number(row.block), item: row.item, transaction: row.request }
+      const place: Place = {
+        ...{ block: row.block === null ? null : Number(row.block), item: row.item, transaction: row.request },
+      }
+      if (row.kind === 'hold-move' || row.is_copy) return movedOrCopied(row, place)
       if (row.kind === 'hold' || row.kind === null) return placed(row, place)
       const isSaga = row.kind === 'saga-finalize' || row.kind === 'saga-release'
       return isSaga

@@ -89,6 +89,7 @@ type BaseRow = {
   pending_out: bigint
   pending_in: bigint
   is_later: boolean | null
+  is_arrival: boolean
   currency: string | null
   overdraft_limit: bigint | null
 }
@@ -101,12 +102,16 @@ async function lookUp(sql: Tx, unknown: readonly { line: Line; account: Account 
   const before = ({ sequence }: Line) => (sequence > 0 && Number.isSafeInteger(sequence) ? sequence - 1 : null)
   const rows = await sql<BaseRow[]>`
     SELECT l.place, p.posted, p.pending_out, p.pending_in, (p.block, p.item, p.line) > (l.block, l.item, l.line) AS is_later,
-           a.currency, a.overdraft_limit
+           v.block IS NOT NULL AS is_arrival, a.currency, a.overdraft_limit
     FROM unnest(${column((_, place) => place)}::int[], ${column(({ block }) => block)}::int8[],
                 ${column(({ item }) => item)}::int[], ${column(({ line }) => line)}::int[],
                 ${column(({ accountId }) => accountId)}::uuid[], ${column(before)}::int8[])
          AS l (place, block, item, line, account_id, before)
     LEFT JOIN entries p ON p.account_id = l.account_id AND p.sequence = l.before
+    -- A wallet that came from another shard goes on after the number that it had there, from nothing.
+    LEFT JOIN LATERAL (
+      SELECT v.block FROM arrivals v
+      WHERE v.account_id = l.account_id AND v.sequence = l.before AND (v.block, v.item) <= (l.block, l.item) LIMIT 1) AS v ON true
     LEFT JOIN accounts a ON a.id = l.account_id`
   for (const row of rows) {
     const found = unknown[row.place]
@@ -115,7 +120,10 @@ async function lookUp(sql: Tx, unknown: readonly { line: Line; account: Account 
     // Remembered with the account, and shared by all of its entries.
     account.currency = row.currency
     account.overdraftLimit = row.overdraft_limit
-    if (row.is_later === null) continue
+    if (row.is_later === null) {
+      if (row.is_arrival) line.previous = { posted: 0n, pendingOut: 0n, pendingIn: 0n }
+      continue
+    }
     line.previous = { posted: row.posted, pendingOut: row.pending_out, pendingIn: row.pending_in }
     line.isPreviousLater = row.is_later
   }

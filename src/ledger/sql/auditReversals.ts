@@ -30,21 +30,24 @@ const PAGE_ROWS = 1_000
 export async function findWrongReversal(sql: Tx): Promise<Finding | undefined> {
   const pages = sql<Row[]>`
     SELECT * FROM (
-    SELECT r.target AS subject, r.id AS request, r.tenant_id, r.payload::text, r.result::text, r.block, r.item,
+    SELECT r.target AS subject, r.id AS request, r.tenant_id, r.payload::text, r.result::text, r.time_us, r.block, r.item,
            t.kind AS transfer_kind, t.tenant_id AS transfer_tenant, t.payload::text AS transfer_payload,
-           CASE WHEN t.result->'saga' IS NULL THEN (t.block, t.item)
-                ELSE (SELECT (e.block, e.item) FROM requests e
-                      WHERE (e.tenant_id, e.scope, e.key) = (t.tenant_id, t.id, ${END_KEY}) AND e.kind = 'saga-finalize')
-           END < (r.block, r.item) AS is_later, false AS is_undone
-    FROM requests r
-    LEFT JOIN requests t ON t.id = r.target AND t.refusal IS NULL AND t.kind IN ('transfer', 'top-up', 'withdrawal')
+           CASE WHEN t.result->'saga' IS NULL THEN (t.time_us, t.block, t.item)
+                ELSE (SELECT (e.time_us, e.block, e.item) FROM known_requests e
+                      WHERE (e.tenant_id, e.scope, e.key) = (t.tenant_id, t.id, ${END_KEY}) AND e.shard = t.shard AND e.kind = 'saga-finalize')
+           END < (r.time_us, r.block, r.item) AS is_later, false AS is_undone
+    FROM known_requests r
+    LEFT JOIN known_requests t ON t.id = r.target AND t.refusal IS NULL AND t.kind IN ('transfer', 'top-up', 'withdrawal')
     WHERE r.kind = 'reversal' AND r.refusal IS NULL
     UNION ALL
     -- A reversal between shards that came to nothing gives back what it took.
-    SELECT r.target, r.id, r.tenant_id, r.payload::text, r.result::text, c.block, c.item, NULL, NULL, NULL, true, true
-    FROM requests r
-    JOIN requests c ON (c.tenant_id, c.scope, c.key) = (r.tenant_id, r.id, ${END_KEY}) AND c.kind = 'saga-release'
-    WHERE r.kind = 'reversal' AND r.refusal IS NULL) AS r ORDER BY r.subject, r.block, r.item`.cursor(PAGE_ROWS)
+    SELECT r.target, r.id, r.tenant_id, r.payload::text, r.result::text, c.time_us, c.block, c.item, NULL, NULL, NULL, true, true
+    FROM known_requests r
+    JOIN known_requests c ON (c.tenant_id, c.scope, c.key) = (r.tenant_id, r.id, ${END_KEY}) AND c.shard = r.shard
+      AND c.kind = 'saga-release'
+    WHERE r.kind = 'reversal' AND r.refusal IS NULL) AS r ORDER BY r.subject, r.time_us, r.block, r.item`.cursor(
+    PAGE_ROWS,
+  )
   return await earliestFinding(pages, reversalHistory)
 }
 

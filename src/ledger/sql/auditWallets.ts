@@ -7,7 +7,7 @@ import { Due, earliestFinding, type History, NOWHERE, type Place } from './audit
 type Row = {
   subject: string
   request: string | null
-  kind: 'wallet-open' | 'wallet-update' | null
+  kind: 'wallet-open' | 'wallet-update' | 'wallet-arrive' | null
   tenant_id: string
   payload: string
   block: bigint
@@ -36,7 +36,7 @@ export async function findWrongWallet(sql: Tx): Promise<Finding | undefined> {
            w.tenant_id AS wallet_tenant, w.holder_id, w.name, w.metadata, w.opened_us
     FROM (SELECT CASE kind WHEN 'wallet-open' THEN id ELSE scope END AS subject,
                  id, kind, tenant_id, payload::text, block, item
-          FROM requests WHERE refusal IS NULL AND kind IN ('wallet-open', 'wallet-update')) AS r
+          FROM requests WHERE refusal IS NULL AND kind IN ('wallet-open', 'wallet-update', 'wallet-arrive')) AS r
     FULL JOIN (SELECT id, status, transfer_max, balance_max FROM accounts WHERE kind = 'wallet') AS a ON a.id = r.subject
     FULL JOIN wallets w ON w.id = coalesce(r.subject, a.id)
     LEFT JOIN blocks b ON b.number = r.block
@@ -58,6 +58,19 @@ function walletHistory(first: Row): History<Row> {
         due.set(place, { ...limitColumns(asked), name, metadata: canonical(metadata) })
         return undefined
       }
+      if (kind === 'wallet-arrive') {
+        const { wallet } = asked
+        const {
+          holderId: holder_id = null,
+          openedUs: opened_us = null,
+          status = null,
+          name = null,
+          metadata = null,
+        } = wallet ?? {}
+        due.set(place, { tenant_id, holder_id, opened_us, status })
+        due.set(place, { ...limitColumns(wallet ?? {}), name, metadata: canonical(metadata) })
+        return undefined
+      }
       if (asked.status !== undefined) due.set(place, { status: asked.status })
       if (asked.limits !== undefined) due.set(place, limitColumns(asked))
       if (asked.name !== undefined) due.set(place, { name: asked.name })
@@ -69,7 +82,7 @@ function walletHistory(first: Row): History<Row> {
       if (first.request === null) return undefined
       const place: Place = { block: Number(first.block), item: first.item, transaction: first.request }
       const wrongly = (problem: string): Finding => ({ ...place, account, problem })
-      if (first.kind !== 'wallet-open') return wrongly('the wallet was updated, but not opened before')
+      if (first.kind === 'wallet-update') return wrongly('the wallet was updated, but not opened before')
       if (first.wallet_tenant === null) return wrongly('the wallet was opened, but has no row')
       const wrong = due.compare({
         ...{ tenant_id: first.wallet_tenant, holder_id, opened_us, status, transfer_max, balance_max },
@@ -80,7 +93,7 @@ function walletHistory(first: Row): History<Row> {
   }
 }
 
-function limitColumns({ limits }: Payload): Columns {
+function limitColumns({ limits }: Pick<Payload, 'limits'>): Columns {
   return { transfer_max: limits?.transferMax ?? null, balance_max: limits?.balanceMax ?? null }
 }
 

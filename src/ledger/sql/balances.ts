@@ -1,4 +1,5 @@
-import type { Sql } from '../../postgres/connect.ts'
+import { RELOCATIONS } from '../../core/relocation.ts'
+import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
 
 /** What a wallet has, as of its entry number `version`; minor units. */
 export type Balance = {
@@ -37,9 +38,11 @@ export async function readBalanceAt(
     SELECT a.currency, coalesce(e.posted, 0) AS posted, coalesce(e.pending_in, 0) AS pending_in,
            coalesce(e.pending_out, 0) AS pending_out, coalesce(e.sequence, 0) AS sequence, ${query.atUs}::int8 AS time_us
     FROM accounts a LEFT JOIN LATERAL (
-      SELECT * FROM entries e
-      WHERE e.account_id = a.id
-        AND e.block <= (SELECT number FROM blocks WHERE time_us <= ${query.atUs} ORDER BY time_us DESC LIMIT 1)
+      SELECT e.* FROM known_entries e
+      JOIN LATERAL (
+        SELECT * FROM known_requests r WHERE (r.shard, r.block, r.item) = (e.shard, e.block, e.item) OFFSET 0
+      ) AS r ON true
+      WHERE e.account_id = a.id AND r.time_us <= ${query.atUs} AND r.kind <> ALL (${arrayLiteral(RELOCATIONS)}::text[])
       ORDER BY e.sequence DESC LIMIT 1) e ON true
     WHERE a.id = ${query.walletId} AND a.tenant_id = ${query.tenantId} AND a.kind = 'wallet'`
   return row && balanceOf(row)

@@ -1,8 +1,9 @@
 import type { Account } from '../../core/account.ts'
+import { RELOCATIONS } from '../../core/relocation.ts'
 import type { Kind, Payload } from '../../core/request.ts'
 import { END_KEY, type SagaJson, sagaOf } from '../../core/saga.ts'
 import type { Layer } from '../../core/workspace.ts'
-import type { Sql } from '../../postgres/connect.ts'
+import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
 
 /** An entry of an account, with what it was part of. */
 export type HistoryEntry = {
@@ -27,6 +28,7 @@ type Row = {
   sequence: bigint
   id: string
   tenant_id: string
+  shard: number
   kind: Kind
   line: number
   saga: SagaJson | null
@@ -42,32 +44,37 @@ type Row = {
 /**
  * A wallet's entries, newest first, before entry number `before`. Lines come in pairs, so the other side is one away. A transfer
  * between shards shows as any other: the lines that reserve its amount meanwhile are left out. So are those of a hold that the
- * payee's shard refused.
+ * payee's shard refused, and what moved the wallet from shard to shard.
+ *
+ * OFFSET 0 here and elsewhere: PostgreSQL looks up a row of the views by an index only where the condition stands inside; it would
+ * read all of the ledger for a join.
  */
 export async function listEntries(
   sql: Sql,
-  shard: number,
   query: { walletId: string; limit: number; before: number | null },
 ): Promise<HistoryEntry[]> {
   const rows = await sql<Row[]>`
-    SELECT e.account_id, e.sequence, e.line, r.id, r.tenant_id, r.kind, coalesce(r.payload->'saga', r.result->'saga') AS saga,
-           e.amount, e.layer, r.payload->>'memo' AS memo, b.time_us,
+    SELECT e.account_id, e.sequence, e.line, r.shard, r.id, r.tenant_id, r.kind, coalesce(r.payload->'saga', r.result->'saga') AS saga,
+           e.amount, e.layer, r.payload->>'memo' AS memo, r.time_us,
            CASE e.layer WHEN 'posted' THEN e.posted ELSE e.pending_in - e.pending_out END AS balance_after,
-           other.account_id AS other_id, a.kind AS other_kind
-    FROM entries e
-    JOIN requests r ON (r.block, r.item) = (e.block, e.item)
-    JOIN blocks b ON b.number = e.block
-    JOIN entries other ON (other.block, other.item, other.line) = (e.block, e.item, e.line # 1)
-    JOIN accounts a ON a.id = other.account_id
+           other.account_id AS other_id, split_part(other.account_name, ':', 1) AS other_kind
+    FROM known_entries e
+    JOIN LATERAL (
+      SELECT * FROM known_requests r WHERE (r.shard, r.block, r.item) = (e.shard, e.block, e.item) OFFSET 0
+    ) AS r ON true
+    JOIN LATERAL (
+      SELECT * FROM known_entries o WHERE (o.shard, o.block, o.item, o.line) = (e.shard, e.block, e.item, e.line # 1) OFFSET 0
+    ) AS other ON true
     WHERE e.account_id = ${query.walletId} AND (${query.before}::int8 IS NULL OR e.sequence < ${query.before}::int8)
       AND NOT (e.layer = 'pending' AND CASE coalesce(r.payload->'saga'->>'as', r.kind)
         WHEN 'transfer' THEN true
         WHEN 'reversal' THEN true
         WHEN 'hold' THEN EXISTS (
-          SELECT FROM requests c
+          SELECT FROM known_requests c
           WHERE (c.tenant_id, c.scope, c.key) = (r.tenant_id, coalesce((r.payload->'saga'->>'id')::uuid, r.id), ${END_KEY})
-            AND c.kind = 'saga-release')
+            AND c.shard = r.shard AND c.kind = 'saga-release')
         ELSE false END)
+      AND r.kind <> ALL (${arrayLiteral(RELOCATIONS)}::text[])
     ORDER BY e.sequence DESC LIMIT ${query.limit}`
   return rows.map((row) => ({
     accountId: row.account_id,
@@ -76,7 +83,7 @@ export async function listEntries(
     amount: row.amount,
     layer: row.layer,
     balanceAfter: row.balance_after,
-    ...(row.saga ? behindSaga(row, row.saga, shard) : behindRequest(row)),
+    ...(row.saga ? behindSaga(row, row.saga) : behindRequest(row)),
     timeUs: Number(row.time_us),
   }))
 }
@@ -88,7 +95,7 @@ function behindRequest({ id, kind, memo, other_id, other_kind }: Row): Behind {
 }
 
 /** The other side of a line of a saga may live elsewhere, behind a transit account; the saga knows. */
-function behindSaga({ tenant_id, account_id, line }: Row, json: SagaJson, shard: number): Behind {
+function behindSaga({ tenant_id, account_id, line, shard }: Row, json: SagaJson): Behind {
   const saga = sagaOf(tenant_id, json)
   const mine = saga.legs.filter(({ fromShard, toShard }) => fromShard === shard || toShard === shard)
   const leg = mine[(line >> 1) % mine.length]
@@ -107,6 +114,8 @@ export type Transaction = {
   readonly id: string
   readonly kind: Kind
   readonly payload: Payload
+  /** Where it was recorded; wallets may have moved since. */
+  readonly shard: number
   readonly block: number
   readonly item: number
   readonly timeUs: number
@@ -128,6 +137,7 @@ export async function findTransaction(sql: Sql, tenantId: string, id: string): P
     {
       kind: Kind
       payload: Payload
+      shard: number
       block: bigint
       item: number
       time_us: bigint
@@ -140,13 +150,12 @@ export async function findTransaction(sql: Sql, tenantId: string, id: string): P
       balance_after: bigint
     }[]
   >`
-    SELECT r.kind, r.payload, r.block, r.item, b.time_us, e.account_id, concat_ws(':', a.kind, a.peer) AS account_name, e.sequence, e.currency,
+    SELECT r.kind, r.payload, r.shard, r.block, r.item, r.time_us, e.account_id, e.account_name, e.sequence, e.currency,
            e.amount, e.layer,
            CASE e.layer WHEN 'posted' THEN e.posted ELSE e.pending_in - e.pending_out END AS balance_after
-    FROM requests r
-    JOIN blocks b ON b.number = r.block
-    JOIN entries e ON (e.block, e.item) = (r.block, r.item)
-    JOIN accounts a ON a.id = e.account_id
+    FROM known_requests r
+    JOIN LATERAL (
+      SELECT * FROM known_entries e WHERE (e.shard, e.block, e.item) = (r.shard, r.block, r.item) OFFSET 0) AS e ON true
     WHERE r.id = ${id} AND r.tenant_id = ${tenantId}
     ORDER BY e.line`
   const [first] = rows
@@ -155,6 +164,7 @@ export async function findTransaction(sql: Sql, tenantId: string, id: string): P
     id,
     kind: first.kind,
     payload: first.payload,
+    shard: first.shard,
     block: Number(first.block),
     item: first.item,
     timeUs: Number(first.time_us),

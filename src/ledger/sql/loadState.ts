@@ -24,13 +24,13 @@ export type Loaded = {
   readonly records: ReadonlyMap<string, RequestRecord>
 }
 
-/** Loads all that a batch needs in one round trip. */
-export async function loadState(sql: Sql | Tx, wanted: Wanted): Promise<Loaded> {
+/** Loads all that a batch needs in one round trip. @param hasCopies whether there are records here that came from other shards */
+export async function loadState(sql: Sql | Tx, wanted: Wanted, hasCopies: boolean): Promise<Loaded> {
   const [accounts, holds, transfers, records] = await Promise.all([
     loadAccounts(sql, wanted),
     wanted.holds.length === 0 ? [] : loadHolds(sql, wanted.holds),
     wanted.transfers.length === 0 ? [] : loadTransfers(sql, wanted.transfers),
-    wanted.records.length === 0 ? new Map() : loadRecords(sql, wanted.records),
+    wanted.records.length === 0 ? new Map() : loadRecords(sql, wanted.records, hasCopies),
   ])
   return { accounts, holds, transfers, records }
 }
@@ -64,8 +64,11 @@ async function loadAccounts(sql: Sql | Tx, { accounts, holds, transfers }: Wante
           UNION SELECT unnest(ARRAY[from_account, to_account]) FROM holds WHERE id = ANY (${arrayLiteral(holds)}::uuid[])
           UNION SELECT a.id FROM holds h JOIN accounts a USING (tenant_id, currency)
                 WHERE h.id = ANY (${arrayLiteral(holds)}::uuid[]) AND a.kind <> 'wallet'
-          UNION SELECT e.account_id FROM requests r JOIN entries e ON (e.block, e.item) = (r.block, r.item)
-                WHERE r.id = ANY (${arrayLiteral(transfers)}::uuid[]))`
+          UNION SELECT unnest(ARRAY[(leg->>'from')::uuid, (leg->>'to')::uuid])
+                FROM known_requests r, json_array_elements(r.payload->'legs') AS leg WHERE r.id = ANY (${arrayLiteral(transfers)}::uuid[])
+          UNION SELECT (payload->>'walletId')::uuid FROM known_requests WHERE id = ANY (${arrayLiteral(transfers)}::uuid[])
+          UNION SELECT a.id FROM known_requests r JOIN accounts a USING (tenant_id)
+                WHERE r.id = ANY (${arrayLiteral(transfers)}::uuid[]) AND a.kind <> 'wallet')`
     : await sql<AccountRow[]>`SELECT ${columns} FROM accounts WHERE id = ANY (${arrayLiteral(accounts)}::uuid[])`
   return rows.map((row) => ({
     id: row.id,
@@ -123,11 +126,15 @@ async function loadTransfers(sql: Sql | Tx, ids: readonly string[]): Promise<Tra
   const rows = await sql<TransferRow[]>`
     SELECT t.id, t.tenant_id, t.kind, t.payload, t.result->'saga' IS NOT NULL AS is_saga, e.kind AS ended_by, (
       SELECT coalesce(sum((m->>'amount')::numeric), 0)::text
-      FROM requests r, json_array_elements(r.result->'movements') AS m
+      FROM known_requests r, json_array_elements(r.result->'movements') AS m
       WHERE r.target = t.id AND r.kind = 'reversal' AND r.refusal IS NULL AND NOT EXISTS (
-        SELECT FROM requests c
-        WHERE (c.tenant_id, c.scope, c.key) = (r.tenant_id, r.id, ${END_KEY}) AND c.kind = 'saga-release')) AS reversed
-    FROM requests t LEFT JOIN requests e ON (e.tenant_id, e.scope, e.key) = (t.tenant_id, t.id, ${END_KEY})
+        SELECT FROM known_requests c
+        WHERE (c.tenant_id, c.scope, c.key) = (r.tenant_id, r.id, ${END_KEY}) AND c.shard = r.shard
+          AND c.kind = 'saga-release' OFFSET 0)) AS reversed
+    FROM known_requests t
+    LEFT JOIN LATERAL (
+      SELECT * FROM known_requests e
+      WHERE (e.tenant_id, e.scope, e.key) = (t.tenant_id, t.id, ${END_KEY}) AND e.shard = t.shard OFFSET 0) AS e ON true
     WHERE t.id = ANY (${arrayLiteral(ids)}::uuid[])
       AND t.refusal IS NULL AND t.kind IN ('transfer', 'top-up', 'withdrawal')`
   return rows.map(({ id, tenant_id, kind, payload, is_saga, ended_by, reversed }) => ({
@@ -161,17 +168,24 @@ type RecordRow = {
   time_us: bigint
 }
 
-async function loadRecords(sql: Sql | Tx, requests: Wanted['records']): Promise<Loaded['records']> {
+async function loadRecords(sql: Sql | Tx, requests: Wanted['records'], hasCopies: boolean): Promise<Loaded['records']> {
   const column = (value: (request: Wanted['records'][number]) => string) => arrayLiteral(requests.map(value))
+  const wanted = sql`unnest(${column((r) => r.tenantId)}::uuid[], ${column((r) => r.scope)}::uuid[],
+                            ${column((r) => r.key)}::text[]) AS w (tenant_id, scope, key)`
+  // Steps of sagas are a shard's own: those of another shard say nothing about this one's.
+  const copies = hasCopies
+    ? sql`UNION ALL
+          SELECT r.id, r.tenant_id, r.scope, r.key, r.kind, r.payload::text, r.refusal, r.result::text, r.time_us
+          FROM ${wanted} JOIN moved_requests r USING (tenant_id, scope, key) WHERE left(r.key, 1) <> '§'`
+    : sql``
   const rows = await sql<RecordRow[]>`
     SELECT r.id, r.tenant_id, r.scope, r.key, r.kind, r.payload::text, r.refusal, r.result::text, b.time_us
-    FROM unnest(${column((r) => r.tenantId)}::uuid[], ${column((r) => r.scope)}::uuid[],
-                ${column((r) => r.key)}::text[]) AS w (tenant_id, scope, key)
-    JOIN requests r USING (tenant_id, scope, key) JOIN blocks b ON b.number = r.block`
-  return new Map(
-    rows.map(({ tenant_id, scope, key, time_us, ...row }) => [
-      recordName(tenant_id, scope, key),
-      { ...row, tenantId: tenant_id, timeUs: Number(time_us) },
-    ]),
-  )
+    FROM ${wanted} JOIN requests r USING (tenant_id, scope, key) JOIN blocks b ON b.number = r.block ${copies}`
+  // What this shard has recorded itself comes first, and counts.
+  const records = new Map<string, RequestRecord>()
+  for (const { tenant_id, scope, key, time_us, ...row } of rows) {
+    const name = recordName(tenant_id, scope, key)
+    if (!records.has(name)) records.set(name, { ...row, tenantId: tenant_id, timeUs: Number(time_us) })
+  }
+  return records
 }

@@ -20,8 +20,7 @@ export async function findRecord(
   query: { tenantId: string; id: string; kinds: readonly Kind[] },
 ): Promise<RequestRecord | undefined> {
   const [row] = await sql<RecordRow[]>`
-    SELECT r.id, r.tenant_id, r.kind, r.payload::text, r.refusal, r.result::text, b.time_us
-    FROM requests r JOIN blocks b ON b.number = r.block
+    SELECT r.id, r.tenant_id, r.kind, r.payload::text, r.refusal, r.result::text, r.time_us FROM known_requests r
     WHERE r.id = ${query.id} AND r.tenant_id = ${query.tenantId} AND r.kind = ANY (${arrayLiteral(query.kinds)}::text[])`
   return row && recordOf(row)
 }
@@ -33,10 +32,10 @@ export function recordOf({ tenant_id, time_us, ...rest }: RecordRow): RequestRec
 /** The id of the last reversal of a transfer; not of one that came to nothing. */
 export async function findReversal(sql: Sql, transferId: string): Promise<string | undefined> {
   const [row] = await sql<{ id: string }[]>`
-    SELECT id FROM requests r WHERE target = ${transferId} AND kind = 'reversal' AND refusal IS NULL AND NOT EXISTS (
-      SELECT FROM requests e
-      WHERE (e.tenant_id, e.scope, e.key) = (r.tenant_id, r.id, ${END_KEY}) AND e.kind = 'saga-release')
-    ORDER BY block DESC, item DESC LIMIT 1`
+    SELECT id FROM known_requests r WHERE target = ${transferId} AND kind = 'reversal' AND refusal IS NULL AND NOT EXISTS (
+      SELECT FROM known_requests e
+      WHERE (e.tenant_id, e.scope, e.key) = (r.tenant_id, r.id, ${END_KEY}) AND e.shard = r.shard AND e.kind = 'saga-release' OFFSET 0)
+    ORDER BY time_us DESC, block DESC, item DESC LIMIT 1`
   return row?.id
 }
 
@@ -54,7 +53,7 @@ export async function findHold(sql: Sql, tenantId: string, id: string): Promise<
     }[]
   >`
     SELECT from_account, to_account, amount, currency, expires_at_us, status, captured
-    FROM holds WHERE id = ${id} AND tenant_id = ${tenantId}`
+    FROM holds WHERE id = ${id} AND tenant_id = ${tenantId} AND status <> 'moved'`
   if (!row) return undefined
   const { from_account: from, to_account: to, amount, currency, status, captured } = row
   return { id, tenantId, from, to, amount, currency, status, captured, expiresAtUs: Number(row.expires_at_us) }

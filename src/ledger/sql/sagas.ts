@@ -5,12 +5,12 @@ import { type RecordRow, recordOf } from './records.ts'
 
 const FIRST_ID = '00000000-0000-0000-0000-000000000000'
 
-/** The record of the last step of a saga that began on this shard; `undefined` while it is not over. */
+/** The record of the last step of a saga, by the shard that it began on; `undefined` while it is not over. */
 export async function findSagaEnd(sql: Sql, tenantId: string, id: string): Promise<RequestRecord | undefined> {
   const [row] = await sql<RecordRow[]>`
-    SELECT r.id, r.tenant_id, r.kind, r.payload::text, r.refusal, r.result::text, b.time_us
-    FROM requests r JOIN blocks b ON b.number = r.block
-    WHERE r.tenant_id = ${tenantId} AND r.scope = ${id} AND r.key = ${END_KEY}`
+    SELECT e.id, e.tenant_id, e.kind, e.payload::text, e.refusal, e.result::text, e.time_us
+    FROM known_requests r JOIN known_requests e ON e.shard = r.shard
+    WHERE r.id = ${id} AND e.tenant_id = ${tenantId} AND e.scope = ${id} AND e.key = ${END_KEY}`
   return row && recordOf(row)
 }
 

@@ -47,9 +47,12 @@ export async function readSagaTransit(
   return rows.map(transitOf)
 }
 
-/** Whether a saga began on this shard and is not over. */
+/** Whether a saga began on this shard and is not over; or, of the id of a wallet, whether that is moving. */
 export async function isInFlight(sql: Sql, id: string): Promise<boolean> {
-  const rows = await sql`SELECT FROM sagas_in_flight WHERE id = ${id}`
+  const rows = await sql`
+    SELECT FROM sagas_in_flight WHERE id = ${id}
+    UNION ALL
+    SELECT FROM map_change, json_array_elements_text(change->'slots') AS slot WHERE slot::int = slot_of(${id}::uuid)`
   return rows.count > 0
 }
 
