@@ -24,15 +24,16 @@ async function start(): Promise<number> {
   const config = readConfig()
   if (config.shardUrls.length === 0) console.log(`Starting the embedded PostgreSQL in ${config.dataDir} …`)
   const node = await startNode(config)
+  // Whoever reads that it listens may stop it at once.
+  const stopped = new Promise<string>((done) => {
+    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, done)
+  })
   if (config.shardUrls.length === 0 && node.shardCount === 1) {
     console.log(`The data in ${config.dataDir} were begun with one shard: it goes on with one.`)
   }
   console.log(`Zerosum listens on ${node.url}; the API reference is at ${node.url}/docs\n`)
   if (node.demo) console.log(demoText(node.url, node.demo))
-  const signal = await new Promise<string>((done) => {
-    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, done)
-  })
-  console.log(`${signal}: answering what is under way, then stopping …`)
+  console.log(`${await stopped}: answering what is under way, then stopping …`)
   await node.stop()
   return 0
 }
