@@ -720,8 +720,8 @@ BEGIN
   IF TG_TABLE_NAME = 'map_change' AND open_block() IS NULL THEN
     RAISE EXCEPTION 'the map changes by blocks alone: % refused', TG_OP USING ERRCODE = 'ZS003';
   END IF;
-  -- The first map is there before any block.
-  UPDATE chain_head SET layout_block = number WHERE number = open_block();
+  -- The first map of a database is no change, and comes without a block.
+  UPDATE chain_head SET layout_block = number WHERE TG_TABLE_NAME = 'map_change' OR (SELECT count(*) FROM shard_map) > 1;
   RETURN NULL;
 END $function$;
 

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { verifyAll } from '../../src/audit/verification.ts'
 import { slotOfId } from '../../src/core/ids.ts'
 import { requestOf } from '../../src/core/request.ts'
 import { firstShardMap, layOutSlots } from '../../src/core/shardMap.ts'
@@ -243,6 +244,7 @@ describe('a database of the version that had one shard', () => {
     expect(applied).toEqual([expect.arrayContaining(['0002_shard_map.sql'])])
     expect(wallets.map((id) => map.shards[slotOfId(id)])).toEqual(wallets.map(() => 0))
     expect((await prepareShards([url])).map).toEqual(map)
+    expect(await verifyAll([url])).toMatchObject({ balanced: true })
   })
 
   test('is refused among others, wherever it is in the list, before its first map and after', async () => {
