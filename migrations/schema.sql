@@ -60,6 +60,18 @@ CREATE INDEX arrivals_of_account ON public.arrivals USING btree (account_id, seq
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.arrivals FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER arrive AFTER INSERT ON public.arrivals REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION arrive();
 
+CREATE TABLE block_readers (
+  reader text NOT NULL,
+  block bigint NOT NULL DEFAULT 0,
+  time_us bigint NOT NULL DEFAULT 0,
+  epoch bigint NOT NULL DEFAULT 1,
+  holder text NOT NULL,
+  leased_until timestamp with time zone NOT NULL,
+  CONSTRAINT block_readers_block_check CHECK ((block >= 0)),
+  CONSTRAINT block_readers_pkey PRIMARY KEY (reader),
+  CONSTRAINT block_readers_reader_check CHECK (((length(reader) >= 1) AND (length(reader) <= 200)))
+) WITH (fillfactor=50);
+
 CREATE TABLE blocks (
   number bigint NOT NULL,
   previous_hash bytea NOT NULL,
@@ -96,6 +108,33 @@ CREATE TABLE chain_head (
 ) WITH (fillfactor=10);
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER no_direct_update BEFORE UPDATE OF number, hash, time_us, requests_left, entries_left, layout_block ON public.chain_head FOR EACH STATEMENT EXECUTE FUNCTION refuse_direct_update();
+
+CREATE TABLE consumer_marks (
+  consumer_group text NOT NULL,
+  stream text NOT NULL,
+  partition integer NOT NULL,
+  shard integer NOT NULL,
+  block bigint NOT NULL,
+  index integer NOT NULL,
+  CONSTRAINT consumer_marks_consumer_group_check CHECK (((length(consumer_group) >= 1) AND (length(consumer_group) <= 200))),
+  CONSTRAINT consumer_marks_index_check CHECK ((index >= 0)),
+  CONSTRAINT consumer_marks_partition_check CHECK ((partition >= 0)),
+  CONSTRAINT consumer_marks_pkey PRIMARY KEY (consumer_group, stream, partition, shard),
+  CONSTRAINT consumer_marks_shard_check CHECK ((shard >= 0))
+) WITH (fillfactor=50);
+
+CREATE TABLE daily_totals (
+  tenant_id uuid NOT NULL,
+  day date NOT NULL,
+  currency currency NOT NULL,
+  kind text NOT NULL,
+  number bigint NOT NULL,
+  amount numeric NOT NULL,
+  CONSTRAINT daily_totals_amount_check CHECK ((amount > (0)::numeric)),
+  CONSTRAINT daily_totals_kind_check CHECK ((kind = ANY (ARRAY['transfer'::text, 'top-up'::text, 'withdrawal'::text, 'reversal'::text]))),
+  CONSTRAINT daily_totals_number_check CHECK ((number > 0)),
+  CONSTRAINT daily_totals_pkey PRIMARY KEY (tenant_id, day, currency, kind)
+) WITH (fillfactor=50);
 
 CREATE TABLE entries (
   account_id uuid NOT NULL,
@@ -265,6 +304,29 @@ CREATE TABLE verifications (
   CONSTRAINT verifications_took_ms_check CHECK ((took_ms >= 0))
 );
 
+CREATE TABLE wallet_activity (
+  wallet_id uuid NOT NULL,
+  time_us bigint NOT NULL,
+  transaction_id uuid NOT NULL,
+  leg integer NOT NULL,
+  tenant_id uuid NOT NULL,
+  kind text NOT NULL,
+  direction text NOT NULL,
+  counterparty uuid,
+  amount bigint NOT NULL,
+  currency currency NOT NULL,
+  transfer_id uuid,
+  hold_id uuid,
+  reverses uuid,
+  memo text,
+  reference text,
+  CONSTRAINT wallet_activity_amount_check CHECK ((amount > 0)),
+  CONSTRAINT wallet_activity_direction_check CHECK ((direction = ANY (ARRAY['in'::text, 'out'::text]))),
+  CONSTRAINT wallet_activity_kind_check CHECK ((kind = ANY (ARRAY['transfer'::text, 'top-up'::text, 'withdrawal'::text, 'reversal'::text, 'hold'::text, 'capture'::text, 'release'::text, 'expiry'::text]))),
+  CONSTRAINT wallet_activity_leg_check CHECK ((leg >= 0)),
+  CONSTRAINT wallet_activity_pkey PRIMARY KEY (wallet_id, time_us, transaction_id, leg)
+);
+
 CREATE TABLE wallets (
   id uuid NOT NULL,
   tenant_id uuid NOT NULL,
@@ -277,6 +339,90 @@ CREATE TABLE wallets (
 CREATE INDEX wallets_by_holder ON public.wallets USING btree (tenant_id, holder_id, id DESC);
 CREATE INDEX wallets_by_slot ON public.wallets USING btree (slot_of(id));
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON public.wallets FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE TABLE webhook_attempts (
+  delivery_id uuid NOT NULL,
+  number integer NOT NULL,
+  began_us bigint NOT NULL,
+  took_ms integer NOT NULL,
+  status_code integer,
+  error text,
+  response text,
+  CONSTRAINT webhook_attempts_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES webhook_deliveries(id) ON DELETE CASCADE,
+  CONSTRAINT webhook_attempts_pkey PRIMARY KEY (delivery_id, number)
+);
+
+CREATE TABLE webhook_deliveries (
+  id uuid NOT NULL,
+  endpoint_id uuid NOT NULL,
+  event_id uuid NOT NULL,
+  status text NOT NULL DEFAULT 'pending'::text,
+  attempts integer NOT NULL DEFAULT 0,
+  tries integer NOT NULL DEFAULT 0,
+  due_us bigint NOT NULL,
+  is_taken boolean NOT NULL DEFAULT false,
+  created_us bigint NOT NULL,
+  touched_us bigint NOT NULL,
+  delivered_us bigint,
+  CONSTRAINT webhook_deliveries_attempts_check CHECK ((attempts >= 0)),
+  CONSTRAINT webhook_deliveries_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES webhook_endpoints(id),
+  CONSTRAINT webhook_deliveries_event_id_fkey FOREIGN KEY (event_id) REFERENCES webhook_events(id),
+  CONSTRAINT webhook_deliveries_once UNIQUE (event_id, endpoint_id),
+  CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (id),
+  CONSTRAINT webhook_deliveries_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'dead'::text]))),
+  CONSTRAINT webhook_deliveries_tries_check CHECK ((tries >= 0))
+);
+CREATE INDEX webhook_deliveries_by_age ON public.webhook_deliveries USING btree (touched_us);
+CREATE INDEX webhook_deliveries_by_endpoint ON public.webhook_deliveries USING btree (endpoint_id, id DESC);
+CREATE INDEX webhook_deliveries_due ON public.webhook_deliveries USING btree (endpoint_id, due_us) WHERE (status = 'pending'::text);
+
+CREATE TABLE webhook_endpoints (
+  id uuid NOT NULL,
+  tenant_id uuid NOT NULL,
+  url text NOT NULL,
+  description text,
+  event_types text[] NOT NULL,
+  secret text,
+  secret_since_us bigint NOT NULL,
+  previous_secrets json NOT NULL DEFAULT '[]'::json,
+  disabled_us bigint,
+  disabled_reason text,
+  failing_since_us bigint,
+  resting_until_us bigint NOT NULL DEFAULT 0,
+  created_us bigint NOT NULL,
+  deleted_us bigint,
+  CONSTRAINT webhook_endpoints_disabled_for_a_reason CHECK (((disabled_us IS NULL) = (disabled_reason IS NULL))),
+  CONSTRAINT webhook_endpoints_disabled_reason_check CHECK ((disabled_reason = ANY (ARRAY['manual'::text, 'gone'::text, 'failing'::text]))),
+  CONSTRAINT webhook_endpoints_event_types_check CHECK (((cardinality(event_types) >= 1) AND (cardinality(event_types) <= 50))),
+  CONSTRAINT webhook_endpoints_pkey PRIMARY KEY (id),
+  CONSTRAINT webhook_endpoints_secret_until_deleted CHECK (((secret IS NULL) = (deleted_us IS NOT NULL))),
+  CONSTRAINT webhook_endpoints_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id),
+  CONSTRAINT webhook_endpoints_url_check CHECK (((length(url) >= 1) AND (length(url) <= 2048)))
+);
+CREATE INDEX webhook_endpoints_by_tenant ON public.webhook_endpoints USING btree (tenant_id, id DESC) WHERE (deleted_us IS NULL);
+CREATE INDEX webhook_endpoints_deleted ON public.webhook_endpoints USING btree (deleted_us) WHERE (deleted_us IS NOT NULL);
+
+CREATE TABLE webhook_events (
+  id uuid NOT NULL,
+  tenant_id uuid NOT NULL,
+  type text NOT NULL,
+  body text NOT NULL,
+  created_us bigint NOT NULL,
+  CONSTRAINT webhook_events_body_check CHECK ((octet_length(body) <= 262144)),
+  CONSTRAINT webhook_events_pkey PRIMARY KEY (id)
+);
+CREATE INDEX webhook_events_by_age ON public.webhook_events USING btree (created_us);
+
+CREATE TABLE webhook_requests (
+  tenant_id uuid NOT NULL,
+  key text NOT NULL,
+  payload json NOT NULL,
+  subject uuid NOT NULL,
+  created_us bigint NOT NULL,
+  CONSTRAINT webhook_requests_key_check CHECK (((length(key) >= 1) AND (length(key) <= 255))),
+  CONSTRAINT webhook_requests_pkey PRIMARY KEY (tenant_id, key)
+);
+CREATE INDEX webhook_requests_by_age ON public.webhook_requests USING btree (created_us);
 
 CREATE VIEW known_entries AS
  SELECT ( SELECT COALESCE(h.shard, 0) AS "coalesce"
@@ -725,6 +871,15 @@ BEGIN
   RETURN NULL;
 END $function$;
 
+CREATE OR REPLACE FUNCTION public.leave_lease(p_reader text, p_epoch bigint)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  UPDATE block_readers SET leased_until = '-infinity' WHERE (reader, epoch) = (p_reader, p_epoch)
+$function$;
+
 CREATE OR REPLACE FUNCTION public.lock_head()
  RETURNS chain_head
  LANGUAGE sql
@@ -742,6 +897,20 @@ CREATE OR REPLACE FUNCTION public.open_block()
 AS $function$
   SELECT number FROM chain_head WHERE xmin = pg_current_xact_id_if_assigned()::xid
 $function$;
+
+CREATE OR REPLACE FUNCTION public.record_position(p_reader text, p_epoch bigint, p_block bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+BEGIN
+  UPDATE block_readers r SET block = b.number, time_us = b.time_us FROM blocks b
+  WHERE b.number = p_block AND (r.reader, r.epoch) = (p_reader, p_epoch) AND r.block <= b.number;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '% may not record block % under epoch %', p_reader, p_block, p_epoch USING ERRCODE = 'ZS004';
+  END IF;
+END $function$;
 
 CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger
@@ -762,6 +931,19 @@ BEGIN
   RETURN NULL;
 END $function$;
 
+CREATE OR REPLACE FUNCTION public.rewind_reader(p_reader text, p_since_us bigint)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  UPDATE block_readers r SET epoch = r.epoch + 1, holder = '', leased_until = '-infinity',
+    block = least(r.block, coalesce(b.number, 0)), time_us = least(r.time_us, coalesce(b.time_us, 0))
+  FROM (SELECT 1) AS one
+  LEFT JOIN (SELECT number, time_us FROM blocks WHERE time_us < p_since_us ORDER BY time_us DESC LIMIT 1) AS b ON true
+  WHERE r.reader = p_reader
+$function$;
+
 CREATE OR REPLACE FUNCTION public.slot_of(id uuid)
  RETURNS integer
  LANGUAGE sql
@@ -770,15 +952,44 @@ AS $function$
   SELECT CASE substr(id::text, 15, 1) WHEN '7' THEN ('x' || right(id::text, 3))::bit(12)::int END
 $function$;
 
+CREATE OR REPLACE FUNCTION public.take_lease(p_reader text, p_holder text, p_ms integer)
+ RETURNS SETOF block_readers
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  INSERT INTO block_readers AS r (reader, holder, leased_until)
+  VALUES (p_reader, p_holder, clock_timestamp() + make_interval(secs => p_ms / 1000.0))
+  ON CONFLICT (reader) DO UPDATE SET
+    holder = EXCLUDED.holder,
+    leased_until = EXCLUDED.leased_until,
+    epoch = r.epoch + (r.holder <> EXCLUDED.holder)::int
+  WHERE r.holder = EXCLUDED.holder OR r.leased_until < clock_timestamp()
+  RETURNING *
+$function$;
+
 GRANT DELETE, INSERT, SELECT ON TABLE verifications TO zerosum_app;
+GRANT DELETE, INSERT, SELECT ON TABLE webhook_attempts TO zerosum_app;
+GRANT DELETE, INSERT, SELECT ON TABLE webhook_events TO zerosum_app;
+GRANT DELETE, INSERT, SELECT ON TABLE webhook_requests TO zerosum_app;
+GRANT DELETE, INSERT, SELECT, UPDATE (attempts), UPDATE (delivered_us), UPDATE (due_us), UPDATE (is_taken), UPDATE (status), UPDATE (touched_us), UPDATE (tries) ON TABLE webhook_deliveries TO zerosum_app;
+GRANT DELETE, INSERT, SELECT, UPDATE (block), UPDATE (index) ON TABLE consumer_marks TO zerosum_app;
+GRANT DELETE, INSERT, SELECT, UPDATE (deleted_us), UPDATE (description), UPDATE (disabled_reason), UPDATE (disabled_us), UPDATE (event_types), UPDATE (failing_since_us), UPDATE (previous_secrets), UPDATE (resting_until_us), UPDATE (secret), UPDATE (secret_since_us), UPDATE (url) ON TABLE webhook_endpoints TO zerosum_app;
 GRANT EXECUTE ON FUNCTION append_block TO zerosum_app;
 GRANT EXECUTE ON FUNCTION copy_history TO zerosum_app;
+GRANT EXECUTE ON FUNCTION leave_lease TO zerosum_app;
 GRANT EXECUTE ON FUNCTION lock_head TO zerosum_app;
+GRANT EXECUTE ON FUNCTION record_position TO zerosum_app;
+GRANT EXECUTE ON FUNCTION rewind_reader TO zerosum_app;
 GRANT EXECUTE ON FUNCTION slot_of TO PUBLIC;
+GRANT EXECUTE ON FUNCTION take_lease TO zerosum_app;
 GRANT INSERT, SELECT ON TABLE tenants TO zerosum_app;
+GRANT INSERT, SELECT, TRUNCATE ON TABLE wallet_activity TO zerosum_app;
+GRANT INSERT, SELECT, TRUNCATE, UPDATE (amount), UPDATE (number) ON TABLE daily_totals TO zerosum_app;
 GRANT INSERT, SELECT, UPDATE (revoked_at) ON TABLE api_keys TO zerosum_app;
 GRANT SELECT ON TABLE accounts TO zerosum_app;
 GRANT SELECT ON TABLE arrivals TO zerosum_app;
+GRANT SELECT ON TABLE block_readers TO zerosum_app;
 GRANT SELECT ON TABLE blocks TO zerosum_app;
 GRANT SELECT ON TABLE chain_head TO zerosum_app;
 GRANT SELECT ON TABLE entries TO zerosum_app;

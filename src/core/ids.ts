@@ -38,7 +38,7 @@ export function digestUuid(name: string): string {
 }
 
 /** What an id names; the outside form is prefix, underscore, the 32 hex digits of the UUID. */
-export type IdPrefix = 'wal' | 'trf' | 'hld' | 'txn' | 'ten'
+export type IdPrefix = 'wal' | 'trf' | 'hld' | 'txn' | 'ten' | 'whk' | 'whd' | 'msg'
 
 /** `0197…-…` → `wal_0197…`. */
 export function formatId(prefix: IdPrefix, id: string): string {

@@ -5,7 +5,8 @@ import type { Saga } from '../core/saga.ts'
 import type { Sql } from '../postgres/connect.ts'
 import { type Balance, readBalance, readBalanceAt } from './sql/balances.ts'
 import { findBlock, listBlockRequests, listBlocks } from './sql/blocks.ts'
-import { findTransaction, type HistoryEntry, listEntries, type Transaction } from './sql/history.ts'
+import { listChangedWallets, readHead } from './sql/chainHead.ts'
+import { findTransaction, type HistoryEntry, listEntries, listEntriesAfter, type Transaction } from './sql/history.ts'
 import { readHasStayed, readLayout, readLayoutBlock, type StoredLayout } from './sql/layout.ts'
 import { findHold, findRecord, findReversal, listExpiredHolds } from './sql/records.ts'
 import { findBegunSagas, findSagaEnd, listSagasInFlight, type SagaPlace } from './sql/sagas.ts'
@@ -23,6 +24,8 @@ export type Reader = {
   balanceAt(tenantId: string, walletId: string, atUs: number): Promise<Balance | undefined>
   /** The caller has made sure that the wallet is the tenant's. */
   entries(walletId: string, page: Page<number>): Promise<HistoryEntry[]>
+  /** The same entries from number `after` + 1 to number `upTo`, oldest first. */
+  entriesAfter(walletId: string, range: { after: number; upTo: number; limit: number }): Promise<HistoryEntry[]>
   /** A transfer, top-up, withdrawal or reversal, refused ones too, and the last reversal of it. */
   transfer(tenantId: string, id: string): Promise<{ record: RequestRecord; reversedBy: string | undefined } | undefined>
   transaction(tenantId: string, id: string): Promise<Transaction | undefined>
@@ -36,6 +39,10 @@ export type Reader = {
   /** Sagas that began here before a time, microseconds since 1970, and are not over, the oldest first. */
   sagasInFlight(page: { beforeUs: number; after: SagaPlace | undefined; limit: number }): Promise<SagaPlace[]>
   begunSagas(ids: readonly string[]): Promise<{ saga: Saga; begunUs: number }[]>
+  /** The number of the last block. */
+  headNumber(): Promise<number>
+  /** The wallets that blocks from number `after` + 1 to number `upTo` have changed, with the number of the last entry in them. */
+  changedWallets(range: { after: number; upTo: number; limit: number }): ReturnType<typeof listChangedWallets>
   /** Where things are, as this shard's chain says. */
   layout(): Promise<StoredLayout>
   /** The number of the block that changed that last. */
@@ -54,6 +61,7 @@ export function createReader(sql: Sql, shard: number): Reader {
     balance: (tenantId, walletId) => readBalance(sql, tenantId, walletId),
     balanceAt: (tenantId, walletId, atUs) => readBalanceAt(sql, { tenantId, walletId, atUs }),
     entries: (walletId, page) => listEntries(sql, { walletId, ...page }),
+    entriesAfter: (walletId, range) => listEntriesAfter(sql, { walletId, ...range }),
     async transfer(tenantId, id) {
       const kinds = ['transfer', 'top-up', 'withdrawal', 'reversal'] as const
       const [record, reversedBy] = await Promise.all([findRecord(sql, { tenantId, id, kinds }), findReversal(sql, id)])
@@ -68,6 +76,8 @@ export function createReader(sql: Sql, shard: number): Reader {
     sagaEnd: (tenantId, id) => findSagaEnd(sql, tenantId, id),
     sagasInFlight: (page) => listSagasInFlight(sql, page),
     begunSagas: (ids) => findBegunSagas(sql, ids),
+    headNumber: async () => (await readHead(sql)).number,
+    changedWallets: (range) => listChangedWallets(sql, range),
     layout: () => readLayout(sql, shard),
     layoutBlock: () => readLayoutBlock(sql),
     hasStayed: (slot, epoch) => readHasStayed(sql, { shard, slot, epoch }),

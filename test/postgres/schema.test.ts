@@ -729,20 +729,45 @@ describe('the role of the application', () => {
     expect(Object.fromEntries(writable.map(({ name, privileges }) => [name, privileges]))).toEqual({
       tenants: 'INSERT SELECT',
       verifications: 'DELETE INSERT SELECT',
+      consumer_marks: 'DELETE INSERT SELECT',
+      webhook_attempts: 'DELETE INSERT SELECT',
+      webhook_deliveries: 'DELETE INSERT SELECT',
+      webhook_endpoints: 'DELETE INSERT SELECT',
+      webhook_events: 'DELETE INSERT SELECT',
+      webhook_requests: 'DELETE INSERT SELECT',
       api_keys: 'INSERT SELECT',
+      daily_totals: 'INSERT SELECT TRUNCATE',
+      wallet_activity: 'INSERT SELECT TRUNCATE',
     })
     const columns = await owner`
       SELECT relname || '.' || attname AS name FROM pg_class c JOIN pg_attribute ON attrelid = c.oid AND attnum > 0
       WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
         AND has_column_privilege('zerosum_app', c.oid, attnum, 'UPDATE')`
-    expect(columns.map(({ name }) => name)).toEqual(['api_keys.revoked_at'])
+    // Of webhooks, nothing that says whose something is.
+    const ofEndpoints = ['url', 'description', 'event_types', 'secret', 'secret_since_us', 'previous_secrets']
+    const stateOfEndpoints = ['disabled_us', 'disabled_reason', 'failing_since_us', 'resting_until_us', 'deleted_us']
+    const ofDeliveries = ['status', 'attempts', 'tries', 'due_us', 'is_taken', 'touched_us', 'delivered_us']
+    expect(columns.map(({ name }) => name).sort()).toEqual(
+      [
+        'api_keys.revoked_at',
+        'consumer_marks.block',
+        'consumer_marks.index',
+        'daily_totals.amount',
+        'daily_totals.number',
+        ...[...ofEndpoints, ...stateOfEndpoints].map((name) => `webhook_endpoints.${name}`),
+        ...ofDeliveries.map((name) => `webhook_deliveries.${name}`),
+      ].sort(),
+    )
   })
 
-  it('may call the two doors to the ledger and no other function of it', async () => {
+  it('may call the doors to the ledger, and to where its readers are, and no other function', async () => {
     const rows = await owner`
       SELECT proname AS name FROM pg_proc
       WHERE pronamespace = 'public'::regnamespace AND has_function_privilege('zerosum_app', oid, 'EXECUTE') ORDER BY 1`
-    expect(rows.map(({ name }) => name)).toEqual(['append_block', 'copy_history', 'lock_head', 'slot_of'])
+    expect(rows.map(({ name }) => name)).toEqual([
+      ...['append_block', 'copy_history', 'leave_lease', 'lock_head', 'record_position', 'rewind_reader'],
+      ...['slot_of', 'take_lease'],
+    ])
   })
 
   it.each([

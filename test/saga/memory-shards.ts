@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { type Account, available, posted } from '../../src/core/account.ts'
 import { digestUuid, slotOfId } from '../../src/core/ids.ts'
-import { post } from '../../src/core/post.ts'
+import { type Decision, post } from '../../src/core/post.ts'
 import type { Refusal } from '../../src/core/refusal.ts'
 import { type Peer, type Request, type RequestRecord, stepRequest, walletsOf } from '../../src/core/request.ts'
 import { begunSaga, decide, evolve, initialState, isOver, type Saga, type SagaStep } from '../../src/core/saga.ts'
@@ -23,6 +23,8 @@ export class MemoryShards {
   /** Sagas that began, and refusals that came from another shard than the first. */
   sagaCount = 0
   compensatedCount = 0
+  /** All that was decided, in order. */
+  readonly decided: { readonly shard: number; readonly nowUs: number; readonly decision: Decision }[] = []
   #stepCount = 0
 
   constructor(count: number) {
@@ -75,7 +77,8 @@ export class MemoryShards {
   #post(shard: number, request: Request, nowUs: number): { record: RequestRecord; isReplay: boolean } {
     const state = this.states[shard]
     assert.ok(state)
-    const { outcomes, changes } = post(state, [request], { nowUs, shard, shardOf: this.shardOf })
+    const { outcomes, changes, decisions } = post(state, [request], { nowUs, shard, shardOf: this.shardOf })
+    for (const decision of decisions) this.decided.push({ shard, nowUs, decision })
     this.states[shard] = state.after(changes)
     const [outcome] = outcomes
     if (outcome === 'ask_peers') return this.#post(shard, { ...request, peers: this.#peersOf(request) }, nowUs)

@@ -4,6 +4,7 @@ import type { Kind, Payload } from '../../core/request.ts'
 import { END_KEY, type SagaJson, sagaOf } from '../../core/saga.ts'
 import type { Layer } from '../../core/workspace.ts'
 import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
+import type { Statement } from '../../postgres/sql.ts'
 
 /** An entry of an account, with what it was part of. */
 export type HistoryEntry = {
@@ -51,8 +52,24 @@ type Row = {
  */
 export async function listEntries(
   sql: Sql,
-  query: { walletId: string; limit: number; before: number | null },
+  { walletId, limit, before }: { walletId: string; limit: number; before: number | null },
 ): Promise<HistoryEntry[]> {
+  const range = sql`(${before}::int8 IS NULL OR e.sequence < ${before}::int8)`
+  return await readEntries(sql, walletId, range, sql`ORDER BY e.sequence DESC LIMIT ${limit}`)
+}
+
+/** The same entries from number `after` + 1 to number `upTo`, oldest first. */
+export async function listEntriesAfter(
+  sql: Sql,
+  { walletId, after, upTo, limit }: { walletId: string; after: number; upTo: number; limit: number },
+): Promise<HistoryEntry[]> {
+  const range = sql`e.sequence > ${after}::int8 AND e.sequence <= ${upTo}::int8`
+  return await readEntries(sql, walletId, range, sql`ORDER BY e.sequence LIMIT ${limit}`)
+}
+
+type Fragment = Statement<Record<string, unknown>[]>
+
+async function readEntries(sql: Sql, walletId: string, range: Fragment, order: Fragment): Promise<HistoryEntry[]> {
   const rows = await sql<Row[]>`
     SELECT e.account_id, e.sequence, e.line, r.shard, r.id, r.tenant_id, r.kind, coalesce(r.payload->'saga', r.result->'saga') AS saga,
            e.amount, e.layer, r.payload->>'memo' AS memo, r.time_us,
@@ -65,7 +82,7 @@ export async function listEntries(
     JOIN LATERAL (
       SELECT * FROM known_entries o WHERE (o.shard, o.block, o.item, o.line) = (e.shard, e.block, e.item, e.line # 1) OFFSET 0
     ) AS other ON true
-    WHERE e.account_id = ${query.walletId} AND (${query.before}::int8 IS NULL OR e.sequence < ${query.before}::int8)
+    WHERE e.account_id = ${walletId} AND ${range}
       AND NOT (e.layer = 'pending' AND CASE coalesce(r.payload->'saga'->>'as', r.kind)
         WHEN 'transfer' THEN true
         WHEN 'reversal' THEN true
@@ -75,7 +92,7 @@ export async function listEntries(
             AND c.shard = r.shard AND c.kind = 'saga-release')
         ELSE false END)
       AND r.kind <> ALL (${arrayLiteral(RELOCATIONS)}::text[])
-    ORDER BY e.sequence DESC LIMIT ${query.limit}`
+    ${order}`
   return rows.map((row) => ({
     accountId: row.account_id,
     sequence: Number(row.sequence),

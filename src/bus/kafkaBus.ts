@@ -1,0 +1,230 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  Admin,
+  Consumer,
+  ListOffsetTimestamps,
+  type Message,
+  type MessagesStream,
+  MessagesStreamFallbackModes,
+  MessagesStreamModes,
+  stringDeserializers,
+} from '@platformatic/kafka'
+import { BATCH_MAX, type Bus, type ConsumerGroup, checkedName, type Subscription, stopAll } from './bus.ts'
+import { eventOf } from './cloudEvents.ts'
+import { TOPICS } from './events.ts'
+import { backoffMs } from './follow.ts'
+import { createOrder, isAssigned, nameOf } from './kafkaOrder.ts'
+import { createKafkaPublisher } from './kafkaPublisher.ts'
+import { ensureTopics } from './kafkaTopics.ts'
+import { type Delivered, marksOf } from './marks.ts'
+import type { Publisher } from './relay.ts'
+
+export type KafkaBusOptions = {
+  /** `host:port` of some brokers. */
+  brokers: readonly string[]
+  /** Of topics that are made; the same for ever (kafkaTopics.ts). */
+  partitions: number
+  onTrouble: (error: unknown) => void
+  /** How long a node that vanished is missed; the brokers have a least value, 6 s if nobody changed it. */
+  sessionMs?: number
+}
+
+/** The bus, and what the relay needs to fill it. */
+export type KafkaBus = Bus & { openPublisher(): Publisher }
+
+const SESSION_MS = 10_000
+const FETCH_WAIT_MS = 500
+const FETCH_BYTES_MAX = 8_000_000
+const PARTITION_BYTES_MAX = 1_000_000
+const CLOSE_MS_MAX = 10_000
+
+/** The bus on Kafka. Its groups are called `zerosum-<name>` there, and their progress is Kafka's own. */
+export function createKafkaBus({ brokers, partitions, sessionMs = SESSION_MS, onTrouble }: KafkaBusOptions): KafkaBus {
+  const subscriptions: Subscription[] = []
+  let topics: Promise<void> | undefined
+  const ready = () => {
+    topics ??= ensureTopics({ brokers, partitions }).catch((error) => {
+      topics = undefined
+      throw error
+    })
+    return topics
+  }
+  return {
+    subscribe(group) {
+      const subscription = consume(group, { brokers, sessionMs, ready, onTrouble })
+      subscriptions.push(subscription)
+      return subscription
+    },
+    async rewind(name, sinceUs) {
+      await ready()
+      await rewindGroup(brokers, groupIdOf(name), sinceUs)
+    },
+    openPublisher: () => createKafkaPublisher(brokers, ready),
+    close: () => stopAll(subscriptions),
+  }
+}
+
+const groupIdOf = (name: string) => `zerosum-${checkedName(name)}`
+
+type StringMessage = Message<string, string, string, string>
+type StringStream = MessagesStream<string, string, string, string>
+type StringConsumer = Consumer<string, string, string, string>
+
+type ConsumeOptions = {
+  brokers: readonly string[]
+  sessionMs: number
+  ready: () => Promise<void>
+  onTrouble: (error: unknown) => void
+}
+
+/** A member of a group. When anything goes wrong with it, another takes its place and begins where progress was recorded. */
+function consume(group: ConsumerGroup, { brokers, sessionMs, ready, onTrouble }: ConsumeOptions): Subscription {
+  const groupId = groupIdOf(group.name)
+  const stopping = new AbortController()
+  const { signal } = stopping
+  const pause = (ms: number) => sleep(ms, undefined, { signal }).catch(() => {})
+
+  async function run(): Promise<void> {
+    for (let failures = 0; !signal.aborted; ) {
+      try {
+        await session(() => {
+          failures = 0
+        })
+      } catch (error) {
+        if (signal.aborted) return
+        onTrouble(error)
+        await pause(backoffMs(failures++))
+      }
+    }
+  }
+
+  async function session(onProgress: () => void): Promise<void> {
+    await ready()
+    const consumer: StringConsumer = new Consumer({
+      ...{ groupId, clientId: 'zerosum', bootstrapBrokers: [...brokers], deserializers: stringDeserializers },
+      ...{ sessionTimeout: sessionMs, heartbeatInterval: Math.floor(sessionMs / 5), rebalanceTimeout: sessionMs },
+      ...{ maxWaitTime: FETCH_WAIT_MS, maxBytes: FETCH_BYTES_MAX, maxBytesPerPartition: PARTITION_BYTES_MAX },
+      ...{ highWaterMark: BATCH_MAX, retries: 3, retryDelay: 300, requestTimeout: 2 * sessionMs + FETCH_WAIT_MS },
+    })
+    consumer.on('error', () => {}) // whoever asks it is told
+    let stream: StringStream | undefined
+    const end = () => stream?.destroy()
+    try {
+      stream = await consumer.consume({
+        ...{ topics: [...group.topics], autocommit: false, mode: MessagesStreamModes.COMMITTED },
+        fallbackMode: MessagesStreamFallbackModes.EARLIEST,
+      })
+      stream.on('error', () => {}) // whoever reads it is told
+      signal.addEventListener('abort', end)
+      if (signal.aborted) return
+      const inOrder = createOrder(consumer, group.topics)
+      for await (const batch of batchesOf(stream)) {
+        const messages = await inOrder(batch)
+        if (messages.length === 0) continue
+        if (!(await handled(messages, consumer))) return
+        await commit(consumer, messages)
+        onProgress()
+      }
+    } finally {
+      signal.removeEventListener('abort', end)
+      end()
+      // Leaves the group, so that others need not wait until it is missed.
+      await Promise.race([consumer.close(true), sleep(CLOSE_MS_MAX, undefined, { ref: false })]).catch(() => {})
+    }
+  }
+
+  /** Tries until it goes through. @returns whether it did; not if this ends meanwhile, or none of it is ours any more */
+  async function handled(messages: readonly StringMessage[], consumer: StringConsumer): Promise<boolean> {
+    for (let failures = 0; !signal.aborted; failures++) {
+      const delivered = messages
+        .filter((message) => failures === 0 || isAssigned(consumer, message))
+        .flatMap(deliveredOf)
+      if (delivered.length === 0) return true
+      try {
+        await group.handle(
+          delivered.map(({ event }) => event),
+          marksOf(group.name, delivered),
+        )
+        return true
+      } catch (error) {
+        onTrouble(error)
+        await pause(backoffMs(failures))
+      }
+    }
+    return false
+  }
+
+  /** Somebody else's message in our topic is reported and left out: it would be no event the next time either. */
+  function deliveredOf(message: StringMessage): Delivered[] {
+    try {
+      return [{ event: eventOf(message), partition: message.partition }]
+    } catch (error) {
+      onTrouble(new Error(`${nameOf(message)} holds no event at ${message.offset}`, { cause: error }))
+      return []
+    }
+  }
+
+  /** Records progress. Where that fails, the same comes again, or the next time records it too. */
+  async function commit(consumer: StringConsumer, messages: readonly StringMessage[]): Promise<void> {
+    const last = new Map(messages.filter((one) => isAssigned(consumer, one)).map((one) => [nameOf(one), one]))
+    if (last.size === 0) return
+    const offsets = [...last.values()].map(({ topic, partition, offset, leaderEpoch }) => ({
+      ...{ topic, partition, offset: offset + 1n, leaderEpoch },
+    }))
+    await consumer.commit({ offsets }).catch(onTrouble)
+  }
+
+  const running = run()
+  return {
+    async stop() {
+      stopping.abort()
+      await running
+    },
+  }
+}
+
+/** What has come in, as one batch. */
+async function* batchesOf(stream: StringStream): AsyncGenerator<StringMessage[]> {
+  const messages = stream[Symbol.asyncIterator]()
+  for (;;) {
+    const batch: StringMessage[] = []
+    do {
+      const next = await messages.next()
+      if (next.done) return
+      batch.push(next.value)
+    } while (stream.readableLength > 0 && batch.length < BATCH_MAX)
+    yield batch
+  }
+}
+
+/** Sets a group's offsets to the first events of a time or later. */
+async function rewindGroup(brokers: readonly string[], groupId: string, sinceUs: number): Promise<void> {
+  const admin = new Admin({ clientId: 'zerosum', bootstrapBrokers: [...brokers], retries: 3, retryDelay: 300 })
+  try {
+    const { topics } = await admin.metadata({ topics: [...TOPICS] })
+    const timestamp = BigInt(Math.floor(sinceUs / 1000))
+    const ask = async (timestamp: bigint) =>
+      await admin.listOffsets({
+        topics: [...topics].map(([name, { partitionsCount }]) => ({
+          name,
+          partitions: Array.from({ length: partitionsCount }, (_, partitionIndex) => ({ partitionIndex, timestamp })),
+        })),
+      })
+    const [since, ends] = await Promise.all([ask(timestamp), ask(ListOffsetTimestamps.LATEST)])
+    const endOf = (name: string, partition: number) =>
+      ends.find((topic) => topic.name === name)?.partitions.find((one) => one.partitionIndex === partition)?.offset ??
+      0n
+    await admin.alterConsumerGroupOffsets({
+      groupId,
+      topics: since.map(({ name, partitions }) => ({
+        name,
+        // Nothing so late in a partition: its end.
+        partitionOffsets: partitions.map(({ partitionIndex: partition, offset }) => ({
+          ...{ partition, offset: offset >= 0n ? offset : endOf(name, partition) },
+        })),
+      })),
+    })
+  } finally {
+    await admin.close()
+  }
+}

@@ -1,0 +1,62 @@
+import { randomUUID } from 'node:crypto'
+import { eventsOf, type LedgerEvent } from './events.ts'
+import { follow } from './follow.ts'
+import { createPools, onEachShard } from './pools.ts'
+import { type Lag, readLag } from './position.ts'
+
+/** Sends events, in order; resolves when all are on the brokers for good. What it throws for may be there too, in part or whole. */
+export type Publisher = {
+  publish(events: readonly LedgerEvent[], signal: AbortSignal): Promise<void>
+  close(): Promise<void>
+}
+
+export type Relay = {
+  /** How far each shard's events are behind its blocks. */
+  lag(): Promise<Lag[]>
+  stop(): Promise<void>
+}
+
+export type RelayOptions = {
+  /** The numbers of the shards, as of now. */
+  shards: () => readonly number[]
+  urlOf: (shard: number) => string | undefined
+  /** Each shard has its own, so that one that waits delays no other. */
+  openPublisher: () => Publisher
+  onTrouble: (error: unknown) => void
+  /** How long a node that vanished is waited for. */
+  leaseMs?: number
+}
+
+const READER = 'relay'
+const CONNECTIONS = 3
+
+/**
+ * Publishes the events of all shards' blocks, in the order of blocks, at least once and without a gap: a shard's position is recorded after
+ * the brokers have acknowledged. What is sent twice, by a node that crashed in between or that was taken to be gone, is older than what its
+ * successor sends, so marks absorb it (marks.ts). Nothing that posts waits for this.
+ */
+export function startRelay({ shards, urlOf, openPublisher, onTrouble, leaseMs }: RelayOptions): Relay {
+  const pool = createPools(urlOf, 'zerosum relay', CONNECTIONS)
+  const holder = randomUUID()
+  const relays = onEachShard(shards, (shard) => {
+    const publisher = openPublisher()
+    const following = follow({
+      ...{ reader: READER, shard, pool, holder, onTrouble },
+      ...(leaseMs === undefined ? {} : { leaseMs }),
+      handle: (blocks, signal) => publisher.publish(blocks.flatMap(eventsOf), signal),
+    })
+    return {
+      async stop() {
+        await following.stop()
+        await publisher.close()
+      },
+    }
+  })
+  return {
+    lag: () => Promise.all(shards().map((shard) => readLag(pool(shard), READER, shard))),
+    async stop() {
+      await relays.stop()
+      await pool.end()
+    },
+  }
+}
