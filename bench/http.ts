@@ -1,15 +1,15 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import autocannon from 'autocannon'
 import { formatId } from '../src/core/ids.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
 import { createDirectory, newKey } from '../src/tenants/directory.ts'
 import { classicMeasure, copyDatabase, fund, migrated } from './ledger.ts'
 import { type Pick, seededRandom, uniform } from './load.ts'
+import { startNode } from './node.ts'
 import { type Measure, printMeasures } from './report.ts'
 
 export type HttpOptions = { accounts: number; seconds: number; seed: number; json: boolean }
@@ -56,16 +56,6 @@ export async function benchHttp({ accounts, seconds, seed, json }: HttpOptions):
     await server.stop()
     await rm(directory, { recursive: true, force: true })
   }
-}
-
-async function startNode(database: string): Promise<{ node: ChildProcess; url: string }> {
-  const env = { ...process.env, ZEROSUM_SHARDS: database, PORT: '0', HOST: '127.0.0.1' }
-  const node = spawn(process.execPath, ['src/cli.ts', 'start'], { env, stdio: ['ignore', 'pipe', 'inherit'] })
-  for await (const line of createInterface({ input: node.stdout })) {
-    const url = /listens on (http:\S+);/.exec(line)?.[1]
-    if (url) return { node, url }
-  }
-  throw new Error('the node ended before it listened')
 }
 
 async function load(url: string, key: string, wallets: string[], pick: Pick, seconds: number): Promise<Measure> {

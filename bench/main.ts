@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util'
+import { benchBalanceReads } from './balanceReads.ts'
 import { benchCrossShard } from './crossShard.ts'
 import { benchHttp } from './http.ts'
 import { benchPosting } from './posting.ts'
@@ -29,12 +30,15 @@ switch (positionals[0]) {
   case 'http':
     await benchHttp(options)
     break
+  case 'balance-reads':
+    await benchBalanceReads(options)
+    break
   case 'cross-shard':
     await benchCrossShard(options)
     break
   default:
     console.error(
-      'usage: npm run bench -- posting|http|cross-shard [--accounts N] [--transfers N] [--seconds N] [--seed N] [--json]',
+      'usage: npm run bench -- posting|http|cross-shard|balance-reads [--accounts N] [--transfers N] [--seconds N] [--seed N] [--json]',
     )
     process.exitCode = 2
 }

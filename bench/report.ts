@@ -34,12 +34,12 @@ export function measureRun(name: string): {
   }
 }
 
-/** A table of measures for people. */
-export function printMeasures(measures: readonly Measure[]): void {
+/** A table of measures for people. @param what is counted */
+export function printMeasures(measures: readonly Measure[], what = 'transfers'): void {
   const cell = (value: number | undefined, digits: number) =>
     value === undefined ? '-' : value.toLocaleString('en-US', { maximumFractionDigits: digits })
   const rows = [
-    ['', 'transfers/s', 'transfers', 'block size', 'p50 ms', 'p99 ms'],
+    ['', `${what}/s`, what, 'block size', 'p50 ms', 'p99 ms'],
     ...measures.map((m) => [
       m.name,
       cell(m.perSecond, 0),

@@ -2,6 +2,7 @@
 import { ConfigError, readConfig } from './config.ts'
 import { demoText } from './demo.ts'
 import { shareDatabases, startNode } from './main.ts'
+import { replayProjections } from './projections/command.ts'
 import { addShard, drainShard, moveSlots, printPlan } from './relocation/command.ts'
 import { checkShards, prepareShards, ShardListError } from './shards/map.ts'
 import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
@@ -16,6 +17,8 @@ const USAGE = `usage: zerosum COMMAND
   shards add URL            one database more; without URL if PostgreSQL is embedded. It has no wallets before they are moved
   shards move               move wallets until all shards have their share, while transfers run; goes on where it was broken off
   shards drain NUMBER       move all wallets away from a shard; shards undrain NUMBER lets it have its share again
+  replay projections [--from BLOCK]
+                            make activity feeds and daily totals again; from a later block of every shard: fetch what they lack
   keys create TENANT [SCOPE …]  make an API key (and the tenant, if it is new); scopes: ${SCOPES.join(' ')}
 
 Settings come from the environment: see README.md.`
@@ -115,6 +118,21 @@ async function shards([command, argument, ...rest]: string[]): Promise<number | 
   }
 }
 
+/** @returns `undefined` if that is not how it is called */
+async function replay([what, ...options]: string[]): Promise<number | undefined> {
+  const [option, block, ...rest] = options.length === 0 ? ['--from', '0'] : options
+  if (what !== 'projections' || option !== '--from' || !/^\d{1,15}$/.test(block ?? '') || rest.length > 0)
+    return undefined
+  const config = readConfig()
+  const databases = await shareDatabases(config)
+  const { kafkaBrokers, kafkaPartitions } = config
+  try {
+    return await replayProjections({ urls: databases.urls, from: Number(block), kafkaBrokers, kafkaPartitions })
+  } finally {
+    await databases.close()
+  }
+}
+
 async function run([command, ...args]: string[]): Promise<number> {
   switch (command) {
     case 'start':
@@ -125,6 +143,8 @@ async function run([command, ...args]: string[]): Promise<number> {
       return await migrate()
     case 'shards':
       return (await shards(args)) ?? usage()
+    case 'replay':
+      return (await replay(args)) ?? usage()
     case 'keys':
       if (args[0] === 'create') return await createKey(args.slice(1))
       break

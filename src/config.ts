@@ -6,15 +6,32 @@ export type Config = {
   readonly port: number
   /** Connection strings of the shards, by their numbers; empty means an embedded PostgreSQL. */
   readonly shardUrls: readonly string[]
+  /** Of a Redis that all nodes share: it keeps balances, and by it nodes tell each other what changed. Without one the databases do. */
+  readonly redisUrl: string | undefined
+  /** `host:port` of Kafka brokers; empty means that events stay in the shards' databases. */
+  readonly kafkaBrokers: readonly string[]
+  /** Partitions of the topics that are made. */
+  readonly kafkaPartitions: number
+  /** The consumer groups that this node works for. */
+  readonly consumers: readonly Consumer[]
   readonly dataDir: string
   /** The key of the demo tenant, if it was chosen. */
   readonly demoKey: string | undefined
+  /** Webhooks may go to private networks, over plain HTTP too. */
+  readonly webhooksAllowPrivate: boolean
   /** Names this node in the blocks that it writes. */
   readonly writer: string
 }
 
+/** The consumer groups that there are. */
+export const CONSUMERS = ['cache', 'projections', 'webhooks'] as const
+export type Consumer = (typeof CONSUMERS)[number]
+
 /** What is wrong with the environment, all of it at once. */
 export class ConfigError extends Error {}
+
+const KAFKA_PARTITIONS = 12
+const KAFKA_PARTITIONS_MAX = 1_000
 
 /**
  * Reads the settings. The only reader of `process.env`.
@@ -34,21 +51,65 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       if (!isPostgresUrl(url)) mistakes.push(`ZEROSUM_SHARDS, item ${i + 1} is not a postgres://user@host/database URL`)
     }
   }
+  const kafkaBrokers = listOf(env['KAFKA_BROKERS'])
+  for (const [i, broker] of kafkaBrokers.entries()) {
+    if (!isHostAndPort(broker)) mistakes.push(`KAFKA_BROKERS, item ${i + 1} is "${broker}": give host:port`)
+  }
+  const kafkaPartitions = Number(env['KAFKA_PARTITIONS'] || KAFKA_PARTITIONS)
+  if (!Number.isInteger(kafkaPartitions) || kafkaPartitions < 1 || kafkaPartitions > KAFKA_PARTITIONS_MAX) {
+    mistakes.push(`KAFKA_PARTITIONS is "${env['KAFKA_PARTITIONS']}": give a number from 1 to ${KAFKA_PARTITIONS_MAX}`)
+  }
+  const consumers = env['ZEROSUM_CONSUMERS'] === 'none' ? [] : listOf(env['ZEROSUM_CONSUMERS'] || CONSUMERS.join(','))
+  const unknown = consumers.find((name) => !isConsumer(name))
+  if (unknown !== undefined) {
+    mistakes.push(`ZEROSUM_CONSUMERS has "${unknown}": list some of ${CONSUMERS.join(', ')}, or say none`)
+  }
+  const redisUrl = env['REDIS_URL'] || undefined
+  // As above: it may hold a password.
+  if (redisUrl !== undefined && !isRedisUrl(redisUrl))
+    mistakes.push('REDIS_URL is not a redis://host:port or rediss:// URL')
   const demoKey = env['ZEROSUM_DEMO_KEY'] || undefined
   if (demoKey !== undefined && !/^zs_(test|live)_[A-Za-z0-9]{16,64}$/.test(demoKey)) {
     mistakes.push('ZEROSUM_DEMO_KEY must be zs_test_ followed by 16 to 64 letters and digits')
+  }
+  const allowPrivate = env['ZEROSUM_WEBHOOKS_ALLOW_PRIVATE'] || 'false'
+  if (!['true', 'false'].includes(allowPrivate)) {
+    mistakes.push(`ZEROSUM_WEBHOOKS_ALLOW_PRIVATE is "${allowPrivate}": say true or false`)
   }
   if (mistakes.length > 0) throw new ConfigError(`the settings are wrong:\n- ${mistakes.join('\n- ')}`)
   return {
     host: env['HOST'] || '127.0.0.1',
     port,
     shardUrls: isEmbedded ? [] : shardUrls,
+    ...{ redisUrl, kafkaBrokers, kafkaPartitions },
+    consumers: consumers.filter(isConsumer),
     dataDir: env['ZEROSUM_DATA_DIR'] || './.zerosum',
     demoKey,
+    webhooksAllowPrivate: allowPrivate === 'true',
     writer: `${hostname()}:${process.pid}`,
   }
 }
 
 function isPostgresUrl(text: string): boolean {
   return URL.canParse(text) && /^postgres(ql)?:$/.test(new URL(text).protocol)
+}
+
+function isConsumer(name: string): name is Consumer {
+  return CONSUMERS.some((consumer) => consumer === name)
+}
+
+function isRedisUrl(text: string): boolean {
+  return URL.canParse(text) && /^rediss?:$/.test(new URL(text).protocol)
+}
+
+function listOf(text = ''): string[] {
+  return text
+    .split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== '')
+}
+
+function isHostAndPort(text: string): boolean {
+  const [, port] = /^(?:\[[0-9a-fA-F:]+\]|[^:/\s@]+):(\d{1,5})$/.exec(text) ?? []
+  return port !== undefined && Number(port) > 0 && Number(port) < 65_536
 }

@@ -88,6 +88,26 @@ export const PROBLEMS = {
   payload_too_large: { status: 413, title: 'The body is too large', advice: 'Send less, in several requests.' },
   unsupported_media_type: { status: 415, title: 'The body is not application/json', advice: 'Set Content-Type.' },
   ...REFUSED,
+  webhook_url_refused: {
+    status: 422,
+    title: 'This URL can not be a webhook endpoint',
+    advice: 'Name an https:// URL on the public internet; detail says what is wrong with this one.',
+  },
+  too_many_webhook_endpoints: {
+    status: 422,
+    title: 'The tenant has as many webhook endpoints as it may',
+    advice: 'Delete one that is not needed any more.',
+  },
+  webhook_endpoint_disabled: {
+    status: 422,
+    title: 'The webhook endpoint is disabled',
+    advice: 'Enable it first: PATCH it with disabled false.',
+  },
+  too_many_streams: {
+    status: 429,
+    title: 'The tenant has as many event streams open as it may on this node',
+    advice: 'Close some, or retry after the time given.',
+  },
   internal_error: {
     status: 500,
     title: 'Something went wrong on our side',
@@ -97,6 +117,11 @@ export const PROBLEMS = {
     status: 503,
     title: 'Too much is waiting to be posted',
     advice: 'Retry after the time given, same key.',
+  },
+  streams_exhausted: {
+    status: 503,
+    title: 'This node has no room for another event stream',
+    advice: 'Retry after the time given.',
   },
   moving: {
     status: 503,

@@ -1,19 +1,36 @@
 import { startAudits } from './audit/background.ts'
+import { type Balances, createBalances } from './cache/balances.ts'
+import type { BalanceCache } from './cache/cache.ts'
+import { changedBalances } from './cache/changed.ts'
+import { createMemoryCache } from './cache/memoryCache.ts'
+import { createRedisCache } from './cache/redisCache.ts'
 import type { Config } from './config.ts'
+import { cacheGroup } from './consumers/cacheGroup.ts'
+import { startConsumers } from './consumers/consumers.ts'
+import { webhooksGroup } from './consumers/webhooksGroup.ts'
 import { type Demo, ensureDemo } from './demo.ts'
 import { buildApp } from './http/app.ts'
+import { createBlockFeed } from './live/blockFeed.ts'
+import { type Feed, newsOf } from './live/feed.ts'
+import { createRedisFeed } from './live/redisFeed.ts'
+import { connect } from './postgres/connect.ts'
 import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } from './postgres/embedded.ts'
+import { projectionsGroup } from './projections/group.ts'
 import { startRelocationRecovery } from './relocation/recovery.ts'
 import { startHoldExpiry } from './saga/holdExpiry.ts'
 import { createSagas } from './saga/sagas.ts'
 import { prepareShards } from './shards/map.ts'
-import { createRouter } from './shards/router.ts'
+import { createRouter, type Router } from './shards/router.ts'
 import { openShard } from './shards/shard.ts'
 import { shardCountOf } from './shards/storedMap.ts'
 import { createDirectory } from './tenants/directory.ts'
+import { startDispatcher } from './webhooks/dispatcher.ts'
+import { openEndpoints } from './webhooks/endpoints.ts'
+import { startPruning } from './webhooks/pruning.ts'
 
 /** Longer than any answer takes (`ANSWER_MS_MAX`). */
 const CLOSE_MS_MAX = 12_000
+const CONSUMER_MS_MAX = 30_000
 
 /** A running node. */
 export type Node = {
@@ -103,18 +120,29 @@ export async function startNode(config: Config): Promise<Node> {
     const databases = await openDatabases(config)
     closers.push(() => databases.close())
     const { map } = await prepareShards(databases.urls)
+    const cache = openCache(config)
+    let balances: Balances | undefined
+    if (cache) closers.push(() => cache.close())
+    const feed = openFeed(config, () => router.shards)
     const open = (url: string, number: number) =>
       openShard({
         number,
         url,
         writer: config.writer,
+        onBlock(block, posting) {
+          balances?.afterCommit(changedBalances(posting, block.timeUs))
+          feed.tell(newsOf(posting))
+        },
         onTrouble: (error) => log('posting met trouble and goes on', error),
       })
     const router = createRouter(databases.urls.map(open), map, (number) => {
       const url = databases.urlOf(number)
       return url === undefined ? undefined : open(url, number)
     })
+    if (cache) balances = balancesOver(cache, router)
+    closers.push(async () => balances?.close())
     closers.push(() => Promise.all(router.shards.map((shard) => shard.close())))
+    closers.push(() => feed.close())
     const onTrouble = (error: unknown) => log('a saga met trouble and goes on', error)
     const sagas = createSagas({ router, onTrouble })
     closers.push(() => sagas.close())
@@ -138,7 +166,36 @@ export async function startNode(config: Config): Promise<Node> {
     })
     closers.push(() => audits.close())
 
-    const app = await buildApp({ router, sagas, directory, audits })
+    const firstUrl = databases.urls[0] ?? ''
+    const rules = { allowPrivate: config.webhooksAllowPrivate }
+    const webhookEndpoints = openEndpoints(firstUrl, rules)
+    closers.push(() => webhookEndpoints.close())
+    const onWebhookTrouble = (error: unknown) => log('webhooks met trouble and go on', error)
+    closers.push(startPruning(firstUrl, onWebhookTrouble))
+    const dispatcher = startDispatcher({ url: firstUrl, rules, onTrouble: onWebhookTrouble })
+    closers.push(() => dispatcher.stop())
+
+    const consuming = connect(firstUrl, { max: 2, name: 'zerosum consumers', answerMsMax: CONSUMER_MS_MAX })
+    closers.push(() => consuming.end())
+    const groups = [
+      projectionsGroup(consuming),
+      webhooksGroup(consuming, (ids) => log('events are too large for webhooks', { message: ids.join(', ') })),
+      ...(cache
+        ? [cacheGroup(cache, { own: config.writer, dropped: () => balances?.counters.writesDropped ?? 0 })]
+        : []),
+    ]
+    const consumers = startConsumers({
+      ...{ brokers: config.kafkaBrokers, partitions: config.kafkaPartitions },
+      ...{ shards: () => router.shards.map(({ number }) => number), urlOf: databases.urlOf },
+      groups: groups.filter(({ name }) => config.consumers.some((consumer) => consumer === name)),
+      onTrouble: (error) => log('events could not be passed on and will be', error),
+    })
+    closers.push(() => consumers.stop())
+
+    const app = await buildApp({
+      ...{ router, sagas, directory, webhookEndpoints, feed, audits },
+      ...(balances ? { balances } : {}),
+    })
     closers.push(() => closeApp(app))
     const url = await app.listen({ host: config.host, port: config.port })
     return { url, shardCount: router.shards.length, demo, stop }
@@ -146,6 +203,27 @@ export async function startNode(config: Config): Promise<Node> {
     await stop()
     throw error
   }
+}
+
+/** What wakes the streams: Redis if there is one, else the shards' own chains. */
+function openFeed({ redisUrl }: Config, shards: () => Router['shards']): Feed {
+  const onTrouble = (error: unknown) => log('streams may be late, news could not be read or sent', error)
+  return redisUrl === undefined ? createBlockFeed({ shards, onTrouble }) : createRedisFeed({ url: redisUrl, onTrouble })
+}
+
+function balancesOver(cache: BalanceCache, router: Router): Balances {
+  return createBalances({
+    cache,
+    load: (tenantId, id) => router.read(id, ({ reader }) => reader.balance(tenantId, id)),
+    shardOf: (id) => router.shardOf(id),
+  })
+}
+
+/** A cache where it is true for all nodes: in Redis, or in this process if it is the only one. */
+function openCache({ redisUrl, shardUrls }: Config): BalanceCache | undefined {
+  if (redisUrl !== undefined)
+    return createRedisCache({ url: redisUrl, onTrouble: (error) => log('Redis met trouble', error) })
+  return shardUrls.length === 0 ? createMemoryCache() : undefined
 }
 
 /** Answers what has come in; who is still silent, or in the middle of a request, after a while is cut off. */

@@ -4,23 +4,34 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import reference from '@scalar/fastify-api-reference'
 import fastify, { type FastifyInstance, LogController } from 'fastify'
 import type { Audits } from '../audit/background.ts'
+import type { Balances } from '../cache/balances.ts'
 import { ZerosumError } from '../errors.ts'
+import type { Feed } from '../live/feed.ts'
 import type { Directory } from '../tenants/directory.ts'
+import type { Endpoints } from '../webhooks/endpoints.ts'
 import { requireKeys } from './auth.ts'
 import { readJson } from './body.ts'
 import { answerProblems, problemOf, sendProblem } from './problems.ts'
+import { eventRoutes, type StreamSettings } from './routes/events.ts'
 import { healthRoutes } from './routes/health.ts'
 import { holdRoutes } from './routes/holds.ts'
 import { ledgerRoutes } from './routes/ledger.ts'
 import { transferRoutes } from './routes/transfers.ts'
 import { walletRoutes } from './routes/wallets.ts'
+import { webhookRoutes } from './routes/webhooks.ts'
 import type { Ledger } from './submit.ts'
 import { validateStrictly } from './validation.ts'
 
 export type AppOptions = Ledger & {
   directory: Directory
+  webhookEndpoints: Endpoints
+  /** Wakes those who follow wallets. It is closed by whoever made it. */
+  feed: Feed
+  streams?: StreamSettings
   /** The audits that go on by themselves, if they do. */
   audits?: Pick<Audits, 'last'>
+  /** Balances by way of a cache, if there is one. */
+  balances?: Balances
   /** Log lines at this level and above, as JSON on stdout. */
   logLevel?: 'info' | 'warn' | 'error' | 'silent'
 }
@@ -33,7 +44,11 @@ export async function buildApp({
   router,
   sagas,
   directory,
+  webhookEndpoints,
+  feed,
+  streams,
   audits,
+  balances,
   logLevel = 'warn',
 }: AppOptions): Promise<FastifyInstance> {
   const app = fastify({
@@ -88,10 +103,12 @@ export async function buildApp({
   await app.register(
     async (v1) => {
       requireKeys(v1, directory)
-      await v1.register(walletRoutes({ router, sagas }))
+      await v1.register(walletRoutes({ router, sagas }, balances))
+      await v1.register(eventRoutes(router, feed, streams))
       await v1.register(transferRoutes({ router, sagas }))
       await v1.register(holdRoutes({ router, sagas }))
       await v1.register(ledgerRoutes(router, audits))
+      await v1.register(webhookRoutes(webhookEndpoints))
     },
     { prefix: '/v1' },
   )

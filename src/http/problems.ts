@@ -1,4 +1,5 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { ReadsSaturated } from '../cache/balances.ts'
 import { type ErrorCode, type FieldError, PROBLEMS, ZerosumError } from '../errors.ts'
 import { LedgerUnavailable, RequestUndecided } from '../ledger/poster.ts'
 import { failureOf } from '../postgres/connect.ts'
@@ -18,6 +19,8 @@ export type Problem = {
 const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
   request_in_flight: 1,
   saturated: 1,
+  too_many_streams: 5,
+  streams_exhausted: 5,
   moving: 2,
   ledger_unavailable: 2,
 }
@@ -65,6 +68,7 @@ function knownError(error: FastifyError): ZerosumError | undefined {
   if (error instanceof RequestUndecided) return new ZerosumError('moving')
   // It is on a shard that this node does not know.
   if (error instanceof LedgerUnavailable) return new ZerosumError('ledger_unavailable')
+  if (error instanceof ReadsSaturated) return new ZerosumError('saturated', 'Too many reads wait for the database.')
   if (failureOf(error) === 'unreachable') return new ZerosumError('ledger_unavailable')
   const { statusCode = 500 } = error
   return statusCode >= 400 && statusCode < 500 ? new ZerosumError('bad_request', error.message) : undefined

@@ -40,7 +40,7 @@ export const Time = Type.String({ format: 'time', description: 'RFC 3339; answer
 export const Id = (prefix: string) =>
   Type.String({ pattern: `^${prefix}_[0-9a-f]{32}$`, examples: [`${prefix}_${'0197c2a4'.repeat(4)}`] })
 
-export const Nullable = <T>(type: 'string' | 'object') => Type.Unsafe<T | null>({ type: [type, 'null'] })
+export const Nullable = <T>(type: 'string' | 'object' | 'integer') => Type.Unsafe<T | null>({ type: [type, 'null'] })
 
 export const Limits = Type.Object(
   {
@@ -112,8 +112,8 @@ export const BalanceBody = Type.Object({
   pendingIn: SignedAmount,
   pendingOut: SignedAmount,
   available: SignedAmount,
-  version: Type.Integer({ description: 'The number of the last entry that is in it.' }),
-  source: Type.Union([Type.Literal('cache'), Type.Literal('database')]),
+  version: Type.Integer({ description: 'The number of the last entry that is in it. It never falls.' }),
+  source: Type.Union([Type.Literal('cache'), Type.Literal('database')], { description: 'Where it was read.' }),
   asOf: Type.String(),
 })
 
@@ -179,4 +179,56 @@ export const BlockBody = Type.Object({
   writer: Type.String(),
   requestCount: Type.Integer(),
   entryCount: Type.Integer(),
+})
+
+const WebhookFields = {
+  id: Type.String(),
+  url: Type.String(),
+  description: Nullable<string>('string'),
+  eventTypes: Type.Array(Type.String()),
+  disabled: Type.Boolean(),
+  disabledReason: Type.Unsafe<string | null>({
+    type: ['string', 'null'],
+    description:
+      '`manual`: by a call. `gone`: it answered 410. `failing`: nothing could be delivered for five days. PATCH it to enable it.',
+  }),
+  disabledAt: Nullable<string>('string'),
+  failingSince: Nullable<string>('string'),
+  createdAt: Type.String(),
+}
+export const WebhookEndpointBody = Type.Object(WebhookFields)
+export const ShownWebhookEndpointBody = Type.Object({
+  ...WebhookFields,
+  secret: Type.Optional(
+    Type.String({ description: '`whsec_…`, when it was made by this call: keep it, it is not shown again.' }),
+  ),
+})
+
+const WebhookAttemptBody = Type.Object({
+  number: Type.Integer(),
+  at: Type.String(),
+  durationMs: Type.Integer(),
+  statusCode: Nullable<number>('integer'),
+  error: Nullable<string>('string'),
+  response: Type.Unsafe<string | null>({ type: ['string', 'null'], description: 'The first 1,024 bytes.' }),
+})
+const WebhookDeliveryFields = {
+  id: Type.String(),
+  endpointId: Type.String(),
+  messageId: Type.String({ description: 'What the header webhook-id says.' }),
+  eventType: Type.String(),
+  status: Type.String({ description: '`pending`, `delivered` or `dead`.' }),
+  attemptCount: Type.Integer(),
+  nextAttemptAt: Nullable<string>('string'),
+  createdAt: Type.String(),
+  deliveredAt: Nullable<string>('string'),
+}
+export const WebhookDeliveryBody = Type.Object({
+  ...WebhookDeliveryFields,
+  lastAttempt: Type.Union([WebhookAttemptBody, Type.Null()]),
+})
+export const LoggedWebhookDeliveryBody = Type.Object({
+  ...WebhookDeliveryFields,
+  payload: Type.String({ description: 'What is sent, to the byte.' }),
+  attempts: Type.Array(WebhookAttemptBody, { description: 'Newest first, the last 50.' }),
 })

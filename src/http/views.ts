@@ -1,4 +1,5 @@
 import type { Static } from 'typebox'
+import type { Source } from '../cache/balances.ts'
 import { limitsJson } from '../core/account.ts'
 import type { BlockHeader } from '../core/block.ts'
 import type { Hold } from '../core/hold.ts'
@@ -10,7 +11,19 @@ import type { Balance } from '../ledger/sql/balances.ts'
 import type { HistoryEntry } from '../ledger/sql/history.ts'
 import type { Wallet } from '../ledger/sql/wallets.ts'
 import type { SagaEnd } from '../saga/runner.ts'
-import type { BalanceBody, BlockBody, EntryBody, HoldBody, TransferBody, WalletBody } from './schemas.ts'
+import type { Delivery, LoggedAttempt, LoggedDelivery } from '../webhooks/sql/deliveries.ts'
+import type { Endpoint } from '../webhooks/sql/endpoints.ts'
+import type {
+  BalanceBody,
+  BlockBody,
+  EntryBody,
+  HoldBody,
+  LoggedWebhookDeliveryBody,
+  TransferBody,
+  WalletBody,
+  WebhookDeliveryBody,
+  WebhookEndpointBody,
+} from './schemas.ts'
 import type { Accepted } from './submit.ts'
 
 /** How what is inside looks outside: ids with prefixes, money as text, times as RFC 3339. */
@@ -45,7 +58,7 @@ export function openedWalletView(record: RequestRecord): Static<typeof WalletBod
   }
 }
 
-export function balanceView(walletId: string, balance: Balance): Static<typeof BalanceBody> {
+export function balanceView(walletId: string, balance: Balance, source: Source): Static<typeof BalanceBody> {
   const { currency, posted, pendingIn, pendingOut, version, asOfUs } = balance
   return {
     walletId: formatId('wal', walletId),
@@ -55,7 +68,7 @@ export function balanceView(walletId: string, balance: Balance): Static<typeof B
     pendingOut: `${pendingOut}`,
     available: `${posted - pendingOut}`,
     version,
-    source: 'database',
+    source,
     asOf: formatTime(asOfUs),
   }
 }
@@ -161,4 +174,49 @@ export function blockView(block: BlockHeader): Static<typeof BlockBody> {
     requestCount: block.requestCount,
     entryCount: block.entryCount,
   }
+}
+
+export function webhookEndpointView(endpoint: Endpoint): Static<typeof WebhookEndpointBody> {
+  const { id, url, description, eventTypes, disabledUs, disabledReason, failingSinceUs, createdUs } = endpoint
+  return {
+    id: formatId('whk', id),
+    url,
+    description,
+    eventTypes: [...eventTypes],
+    disabled: disabledUs !== null,
+    disabledReason,
+    disabledAt: timeOrNull(disabledUs),
+    failingSince: timeOrNull(failingSinceUs),
+    createdAt: formatTime(createdUs),
+  }
+}
+
+export function webhookDeliveryView(delivery: Delivery): Static<typeof WebhookDeliveryBody> {
+  return { ...deliveryFields(delivery), lastAttempt: delivery.lastAttempt && attemptView(delivery.lastAttempt) }
+}
+
+export function loggedWebhookDeliveryView(delivery: LoggedDelivery): Static<typeof LoggedWebhookDeliveryBody> {
+  return { ...deliveryFields(delivery), payload: delivery.body, attempts: delivery.log.map(attemptView) }
+}
+
+function deliveryFields({ id, endpointId, eventId, eventType, status, attempts, ...times }: Delivery) {
+  return {
+    id: formatId('whd', id),
+    endpointId: formatId('whk', endpointId),
+    messageId: formatId('msg', eventId),
+    eventType,
+    status,
+    attemptCount: attempts,
+    nextAttemptAt: timeOrNull(times.nextAttemptUs),
+    createdAt: formatTime(times.createdUs),
+    deliveredAt: timeOrNull(times.deliveredUs),
+  }
+}
+
+function attemptView({ number, beganUs, tookMs, statusCode, error, response }: LoggedAttempt) {
+  return { number, at: formatTime(beganUs), durationMs: tookMs, statusCode, error, response }
+}
+
+function timeOrNull(timeUs: number | null): string | null {
+  return timeUs === null ? null : formatTime(timeUs)
 }

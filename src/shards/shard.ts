@@ -1,4 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Block } from '../core/block.ts'
+import type { Posting } from '../core/post.ts'
 import { type Batcher, createBatcher } from '../ledger/batcher.ts'
 import { createPoster } from '../ledger/poster.ts'
 import { createReader, type Reader } from '../ledger/reader.ts'
@@ -17,6 +19,8 @@ export type ShardOptions = {
   number: number
   url: string
   writer: string
+  /** Told of each block that this node wrote, when it is committed. */
+  onBlock?: (block: Block, posting: Posting) => void
   /** Told about what went wrong while posting and was tried again. */
   onTrouble: (error: unknown) => void
 }
@@ -26,10 +30,10 @@ const DRAIN_MS_MAX = 12_000
 const READ_MS_MAX = 5_000
 
 /** Opens a shard. Its database was made ready by `prepareShards`, which also knows that it is the one with this number. */
-export function openShard({ number, url, writer, onTrouble }: ShardOptions): Shard {
+export function openShard({ number, url, writer, onBlock, onTrouble }: ShardOptions): Shard {
   // The wall clock, as everything else that looks at times: a monotonic one stands still while a machine sleeps.
   const clockUs = () => Date.now() * 1000
-  const poster = createPoster({ url, shard: number, writer, clockUs, onTrouble })
+  const poster = createPoster({ url, shard: number, writer, clockUs, onTrouble, ...(onBlock ? { onBlock } : {}) })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
   const reads = connect(url, { max: READ_CONNECTIONS, name: `zerosum reader ${number}`, answerMsMax: READ_MS_MAX })
   const reader = createReader(reads, number)

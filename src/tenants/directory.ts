@@ -4,7 +4,14 @@ import { connect, failureOf } from '../postgres/connect.ts'
 import { newId } from '../shards/newId.ts'
 
 /** What a key may do. `admin` may do all of it. */
-export const SCOPES = ['wallets:read', 'wallets:write', 'transfers:write', 'ledger:read', 'admin'] as const
+export const SCOPES = [
+  'wallets:read',
+  'wallets:write',
+  'transfers:write',
+  'ledger:read',
+  'webhooks:manage',
+  'admin',
+] as const
 export type Scope = (typeof SCOPES)[number]
 
 /** Who is asking. */

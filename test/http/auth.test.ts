@@ -9,13 +9,24 @@ import {
   type Entry,
   type Method,
   openApi,
+  type PageOf,
   type Wallet,
 } from '../support/api.ts'
+import { happen } from '../webhooks/happen.ts'
 import { expectProblem } from './problem.ts'
 
 let api: Api
 /** What a tenant has, of everything one thing. */
-type Things = { from: string; to: string; transfer: string; hold: string; transaction: string; holderId: string }
+type Things = {
+  from: string
+  to: string
+  transfer: string
+  hold: string
+  transaction: string
+  holderId: string
+  webhook: string
+  delivery: string
+}
 let mine: Things
 let theirs: Things
 
@@ -31,7 +42,14 @@ async function thingsOf(client: Client): Promise<Things> {
   const [from, to] = [await client.wallet(1_000, { holderId }), await client.wallet(500, { holderId })]
   const { body: paid } = await client.pay(from, to, 10)
   const { body: held } = await client.hold(from, to, 10)
-  return { from, to, transfer: paid.id, hold: held.id, transaction: `txn_${paid.id.slice(4)}`, holderId }
+  const { body: endpoint } = await client.call<{ id: string }>('POST', '/v1/webhook-endpoints', hook())
+  const webhook = endpoint.id
+  const tenantId = client === api.beta ? api.tenantIds.beta : api.tenantIds.alpha
+  await happen(api.url, { tenantId })
+  const { body: delivered } = await client.get<PageOf<{ id: string }>>(`/v1/webhook-endpoints/${webhook}/deliveries`)
+  const delivery = delivered.data[0]?.id ?? ''
+  const transaction = `txn_${paid.id.slice(4)}`
+  return { from, to, transfer: paid.id, hold: held.id, transaction, holderId, webhook, delivery }
 }
 
 /** Every route under /v1, the scope it needs, and a body that is right. */
@@ -48,6 +66,7 @@ const ROUTES: { method: Method; path: (things: Things) => string; scope: Scope; 
     { method: 'PATCH', path: ({ from }) => `/v1/wallets/${from}`, scope: 'wallets:write', body: () => ({ name: 'x' }) },
     { method: 'GET', path: ({ from }) => `/v1/wallets/${from}/balance`, scope: 'wallets:read' },
     { method: 'GET', path: ({ from }) => `/v1/wallets/${from}/entries`, scope: 'wallets:read' },
+    { method: 'GET', path: ({ from }) => `/v1/wallets/${from}/events`, scope: 'wallets:read' },
     { method: 'POST', path: () => '/v1/top-ups', scope: 'transfers:write', body: ({ from }) => move(from) },
     { method: 'POST', path: () => '/v1/withdrawals', scope: 'transfers:write', body: ({ from }) => move(from) },
     { method: 'POST', path: () => '/v1/transfers', scope: 'transfers:write', body: ({ from, to }) => leg(from, to) },
@@ -82,7 +101,32 @@ const ROUTES: { method: Method; path: (things: Things) => string; scope: Scope; 
     { method: 'GET', path: () => '/v1/ledger/blocks/0/1', scope: 'ledger:read' },
     { method: 'GET', path: () => '/v1/ledger/verification', scope: 'ledger:read' },
     { method: 'GET', path: ({ transaction }) => `/v1/transactions/${transaction}`, scope: 'ledger:read' },
+    { method: 'POST', path: () => '/v1/webhook-endpoints', scope: 'webhooks:manage', body: hook },
+    { method: 'GET', path: () => '/v1/webhook-endpoints', scope: 'webhooks:manage' },
+    { method: 'GET', path: ({ webhook }) => `/v1/webhook-endpoints/${webhook}`, scope: 'webhooks:manage' },
+    {
+      method: 'PATCH',
+      path: ({ webhook }) => `/v1/webhook-endpoints/${webhook}`,
+      scope: 'webhooks:manage',
+      body: () => ({ disabled: true }),
+    },
+    { method: 'DELETE', path: ({ webhook }) => `/v1/webhook-endpoints/${webhook}`, scope: 'webhooks:manage' },
+    { method: 'GET', path: ({ webhook }) => `/v1/webhook-endpoints/${webhook}/deliveries`, scope: 'webhooks:manage' },
+    {
+      method: 'GET',
+      path: ({ webhook, delivery }) => `/v1/webhook-endpoints/${webhook}/deliveries/${delivery}`,
+      scope: 'webhooks:manage',
+    },
+    {
+      method: 'POST',
+      path: ({ webhook, delivery }) => `/v1/webhook-endpoints/${webhook}/deliveries/${delivery}/resend`,
+      scope: 'webhooks:manage',
+    },
   ]
+
+function hook(): object {
+  return { url: 'https://hooks.example.com/' }
+}
 
 function move(walletId: string): object {
   return { walletId, amount: '1', currency: 'USD' }
@@ -92,7 +136,16 @@ function leg(from: string, to: string): object {
   return { from, to, amount: '1', currency: 'USD' }
 }
 
-const NAMES = { from: '{id}', to: '{id}', transfer: '{id}', hold: '{id}', transaction: '{id}', holderId: '' }
+const NAMES = {
+  from: '{id}',
+  to: '{id}',
+  transfer: '{id}',
+  hold: '{id}',
+  transaction: '{id}',
+  holderId: '',
+  webhook: '{id}',
+  delivery: '{deliveryId}',
+}
 const routes = ROUTES.map((route) => {
   const [path = ''] = route.path(NAMES).replace('/0/1', '/{shard}/{number}').split('?')
   return { ...route, name: `${route.method} ${path}` }
@@ -169,13 +222,18 @@ describe("another tenant's", () => {
     expect(foreign).toEqual(unknown)
   })
 
-  test('wallet, transfer and hold cannot be acted on: 404, and nothing happens', async () => {
+  test('wallet, transfer, hold and webhook endpoint cannot be acted on: 404, and nothing happens', async () => {
     const before = [await api.beta.balance(theirs.from), await api.beta.balance(theirs.to), await api.blockCount()]
     const calls: [Method, string, object?][] = [
       ['PATCH', `/v1/wallets/${theirs.from}`, { status: 'frozen' }],
       ['POST', `/v1/transfers/${theirs.transfer}/reverse`, {}],
       ['POST', `/v1/holds/${theirs.hold}/capture`, {}],
       ['POST', `/v1/holds/${theirs.hold}/release`],
+      ['PATCH', `/v1/webhook-endpoints/${theirs.webhook}`, { rotateSecret: {} }],
+      ['DELETE', `/v1/webhook-endpoints/${theirs.webhook}`],
+      ['POST', `/v1/webhook-endpoints/${theirs.webhook}/deliveries/${theirs.delivery}/resend`],
+      ['POST', `/v1/webhook-endpoints/${mine.webhook}/deliveries/${theirs.delivery}/resend`],
+      ['GET', `/v1/webhook-endpoints/${mine.webhook}/deliveries/${theirs.delivery}`],
     ]
     for (const [method, path, body] of calls) expectProblem(await api.alpha.call(method, path, body), 'not_found')
     const after = [await api.beta.balance(theirs.from), await api.beta.balance(theirs.to), await api.blockCount()]

@@ -1,9 +1,12 @@
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
 import { verifyAll } from '../../src/audit/verification.ts'
+import type { Posting } from '../../src/core/post.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import { buildApp } from '../../src/http/app.ts'
+import type { StreamSettings } from '../../src/http/routes/events.ts'
 import type {
   BalanceBody,
   BlockBody,
@@ -13,6 +16,8 @@ import type {
   TransferBody,
   WalletBody,
 } from '../../src/http/schemas.ts'
+import { createBlockFeed } from '../../src/live/blockFeed.ts'
+import { type Feed, newsOf } from '../../src/live/feed.ts'
 import { connect } from '../../src/postgres/connect.ts'
 import { startHoldExpiry } from '../../src/saga/holdExpiry.ts'
 import { createSagas, type Sagas } from '../../src/saga/sagas.ts'
@@ -20,6 +25,8 @@ import { prepareShards } from '../../src/shards/map.ts'
 import { createRouter, type Router } from '../../src/shards/router.ts'
 import { openShard } from '../../src/shards/shard.ts'
 import { createDirectory, type Directory, newKey, SCOPES, type Scope } from '../../src/tenants/directory.ts'
+import { openEndpoints } from '../../src/webhooks/endpoints.ts'
+import type { TargetRules } from '../../src/webhooks/target.ts'
 import { migratedDatabase } from './database.ts'
 
 export type Wallet = Static<typeof WalletBody>
@@ -168,6 +175,11 @@ export type ApiOptions = {
   wrapRouter?: (router: Router) => Router
   /** How long the app waits for sagas. */
   sagaWaitMs?: number
+  /** Which webhook endpoints may be named; no name server is asked about their names. */
+  webhookRules?: TargetRules
+  /** What wakes the streams; the chains themselves if nothing else is given. */
+  openFeed?: (shards: () => Router['shards']) => Feed
+  streams?: StreamSettings
   /** Goes between the app and the database: the URL that the app gets. */
   appUrl?: (url: string) => string | Promise<string>
 }
@@ -179,12 +191,17 @@ export async function openApi({
   appUrl,
   sagaOptions = {},
   sagaWaitMs,
+  openFeed = (shards) => createBlockFeed({ shards }),
+  streams,
+  webhookRules = { allowPrivate: false, resolve: async () => ['93.184.215.14'] },
 }: ApiOptions = {}): Promise<Api> {
   const url = given ?? (await migratedDatabase())
   const usedUrl = (await appUrl?.(url)) ?? url
   const usedUrls = [usedUrl, ...moreUrls]
   const { map } = await prepareShards(usedUrls)
-  const shards = usedUrls.map((url, number) => openShard({ number, url, writer: 'test', onTrouble: () => {} }))
+  const feed = openFeed(() => router.shards)
+  const onBlock = (_block: unknown, posting: Posting) => feed.tell(newsOf(posting))
+  const shards = usedUrls.map((url, number) => openShard({ number, url, writer: 'test', onBlock, onTrouble: () => {} }))
   const router = wrapRouter(createRouter(shards, map))
   const sagas = createSagas({ router, onTrouble: () => {}, ...sagaOptions })
   const stopExpiry = startHoldExpiry({ router, sagas }, () => {})
@@ -193,10 +210,23 @@ export async function openApi({
   const audits = {
     last: async () => ({ verification: await verifyAll(usedUrls), finishedUs: Date.now() * 1000, tookMs: 1 }),
   }
-  const app = await buildApp({ router, sagas: waiting(sagas, sagaWaitMs), directory, logLevel: 'silent', audits })
+  const webhookEndpoints = openEndpoints(usedUrl, webhookRules)
+  const app = await buildApp({
+    ...{ router, sagas: waiting(sagas, sagaWaitMs), directory, webhookEndpoints, logLevel: 'silent', audits },
+    ...{ feed, ...(streams && { streams }) },
+  })
   const sql = connect(url, { max: 1, role: null, name: 'test' })
   const send: Send = async ({ method, path, headers, body }) => {
-    const answer = await app.inject({ method, url: path, headers, ...(body === undefined ? {} : { payload: body }) })
+    const asked = { method, url: path, headers, ...(body === undefined ? {} : { payload: body }) }
+    if (isStream(path)) {
+      // It has no end: what it begins with is the answer.
+      const answer = await app.inject({ ...asked, payloadAsStream: true })
+      const stream = answer.stream()
+      const [first] = await once(stream, 'data')
+      stream.destroy()
+      return { status: answer.statusCode, headers: textHeaders(answer.headers), text: `${first}` }
+    }
+    const answer = await app.inject(asked)
     return { status: answer.statusCode, headers: textHeaders(answer.headers), text: answer.payload }
   }
   const tenantIds = { alpha: await directory.ensureTenant('alpha'), beta: await directory.ensureTenant('beta') }
@@ -225,11 +255,21 @@ export async function openApi({
     query: async <Row extends object>(text: string) => [...(await sql.unsafe<Row[]>(text))],
     async close() {
       await app.close()
+      await feed.close()
       await stopExpiry()
       await sagas.close()
-      await Promise.all([directory.close(), ...shards.map((shard) => shard.close()), sql.end({ timeout: 5 })])
+      await Promise.all([
+        directory.close(),
+        webhookEndpoints.close(),
+        ...shards.map((shard) => shard.close()),
+        sql.end({ timeout: 5 }),
+      ])
     },
   }
+}
+
+function isStream(path: string): boolean {
+  return /^\/v1\/wallets\/[^/]+\/events/.test(path)
 }
 
 function waiting(sagas: Sagas, ms: number | undefined): Sagas {

@@ -33,6 +33,12 @@ export type NodeSettings = {
   databaseUrl?: string
   demoKey?: string
   dataDir?: string
+  /** Webhooks may go to the loopback. */
+  webhooksAllowPrivate?: boolean
+  /** Where balances are cached. */
+  redisUrl?: string
+  /** Where its events go; none is nowhere. */
+  kafkaBrokers?: string
 }
 
 const running = new Set<ChildProcess>()
@@ -124,7 +130,10 @@ export function startCommand(args: readonly string[], settings: NodeSettings): C
   }
 }
 
-function spawnCli(args: readonly string[], { databaseUrl, demoKey, dataDir }: NodeSettings): ChildProcess {
+function spawnCli(
+  args: readonly string[],
+  { databaseUrl, demoKey, dataDir, webhooksAllowPrivate, kafkaBrokers, redisUrl }: NodeSettings,
+): ChildProcess {
   const { PATH, HOME, TMPDIR } = process.env
   const child = spawn(process.execPath, [CLI, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -133,6 +142,9 @@ function spawnCli(args: readonly string[], { databaseUrl, demoKey, dataDir }: No
       ...(databaseUrl === undefined ? {} : { ZEROSUM_SHARDS: databaseUrl }),
       ...(demoKey === undefined ? {} : { ZEROSUM_DEMO_KEY: demoKey }),
       ...(dataDir === undefined ? {} : { ZEROSUM_DATA_DIR: dataDir }),
+      ...(webhooksAllowPrivate === undefined ? {} : { ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: `${webhooksAllowPrivate}` }),
+      ...(kafkaBrokers === undefined ? {} : { KAFKA_BROKERS: kafkaBrokers }),
+      ...(redisUrl === undefined ? {} : { REDIS_URL: redisUrl }),
     },
   })
   running.add(child)

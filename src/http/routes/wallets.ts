@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import Type, { type Static } from 'typebox'
+import type { BalanceAnswer, Balances } from '../../cache/balances.ts'
 import type { Limits as WalletLimits } from '../../core/account.ts'
 import { parseId, slotOf, slotOfId } from '../../core/ids.ts'
 import { requestOf } from '../../core/request.ts'
@@ -28,8 +29,8 @@ import { balanceView, entryView, openedWalletView, walletView } from '../views.t
 
 const Params = Type.Object({ id: Type.String() })
 
-/** Wallets: open, read, change; their balance and their entries. */
-export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypebox {
+/** Wallets: open, read, change; their balance and their entries. Without `balances`, each is read from the database. */
+export function walletRoutes({ router, sagas }: Ledger, balances?: Balances): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post(
       '/wallets',
@@ -156,7 +157,12 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
           params: Params,
           querystring: Type.Object(
             {
-              consistency: Type.Optional(Type.Enum(['cached', 'strong'])),
+              consistency: Type.Optional(
+                Type.Enum(['cached', 'strong'], {
+                  default: 'cached',
+                  description: '`strong` has all that was posted before it was asked; `cached` may be a moment behind.',
+                }),
+              ),
               at: Type.Optional(Time),
             },
             { additionalProperties: false },
@@ -167,13 +173,14 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
       async ({ principal, params, query }) => {
         const id = walletId(params.id)
         const atUs = query.at === undefined ? undefined : parseTime(query.at)
-        const now = await router.read(id, ({ reader }) => reader.balance(principal.tenantId, id))
+        const isStrong = query.consistency === 'strong' || atUs !== undefined
+        const { balance: now, source } = await balanceNow(principal.tenantId, id, isStrong)
         if (!now) throw new ZerosumError('not_found')
-        if (atUs === undefined) return balanceView(id, now)
+        if (atUs === undefined) return balanceView(id, now, source)
         // The last block may be of a node whose clock is ahead.
         if (atUs > Math.max(Date.now() * 1000, now.asOfUs)) throw badTime()
         const then = await router.read(id, ({ reader }) => reader.balanceAt(principal.tenantId, id, atUs))
-        return balanceView(id, then ?? now)
+        return balanceView(id, then ?? now, 'database')
       },
     )
 
@@ -195,6 +202,11 @@ export function walletRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypeb
         return pageView(entries, query.limit, entryView, ({ sequence }) => sequence)
       },
     )
+
+    async function balanceNow(tenantId: string, id: string, strong: boolean): Promise<BalanceAnswer> {
+      if (balances) return await balances.read(tenantId, id, { strong })
+      return { balance: await router.read(id, ({ reader }) => reader.balance(tenantId, id)), source: 'database' }
+    }
 
     async function find(tenantId: string, text: string): Promise<Wallet> {
       const id = walletId(text)

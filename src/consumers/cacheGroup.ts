@@ -1,0 +1,50 @@
+import type { ConsumerGroup } from '../bus/bus.ts'
+import { ENTRIES, type EntryData, type LedgerEvent } from '../bus/events.ts'
+import type { BalanceCache, CachedBalance } from '../cache/cache.ts'
+import { parseId } from '../core/ids.ts'
+import { parseTime } from '../core/time.ts'
+
+/**
+ * The consumer group that repairs the balance cache: whatever a node could not write after its blocks comes by here. Newer wins, so it may
+ * come late and twice. While the cache is away, the group waits for it. Blocks that this node has written itself it has also written
+ * to the cache.
+ * @param own the name of this node in its blocks
+ * @param dropped how many changes it could not keep until they were written: then it is not so
+ */
+export function cacheGroup(
+  cache: Pick<BalanceCache, 'write'>,
+  { own, dropped }: { own: string; dropped: () => number },
+): ConsumerGroup {
+  let seen = 0
+  return {
+    name: 'cache',
+    topics: [ENTRIES],
+    async skips({ after, upTo }, sql) {
+      if (dropped() > seen) {
+        seen = dropped()
+        return false
+      }
+      const { count } = await sql`
+        SELECT FROM blocks WHERE number > ${after} AND number <= ${upTo} AND writer <> ${own} LIMIT 1`
+      return count === 0
+    },
+    async handle(events) {
+      // Of each wallet the last word: in a batch they are in order.
+      const last = new Map(events.map((event) => [event.key, event]))
+      await cache.write([...last.values()].map(balanceOf))
+    },
+  }
+}
+
+/** The balance of a wallet after an entry. @throws for an event that is not of an entry, which is a bug */
+function balanceOf({ id, tenant, time, data }: LedgerEvent): CachedBalance {
+  const { walletId, currency, sequence, balance } = data as EntryData
+  const [wallet, tenantId, asOfUs] = [parseId('wal', walletId), parseId('ten', tenant), parseTime(time)]
+  if (wallet === undefined || tenantId === undefined || asOfUs === undefined) {
+    throw new Error(`event ${id} names no wallet of a tenant, or no time`)
+  }
+  return {
+    ...{ tenantId, walletId: wallet, currency, version: sequence, asOfUs },
+    ...{ posted: BigInt(balance.posted), pendingIn: BigInt(balance.pendingIn), pendingOut: BigInt(balance.pendingOut) },
+  }
+}

@@ -1,0 +1,102 @@
+import { createClient } from '@redis/client'
+import type { Feed, News } from './feed.ts'
+import { createWatchers } from './watchers.ts'
+
+export type RedisFeedOptions = {
+  /** `redis://user:password@host:port/database`, or `rediss://` with TLS. */
+  url: string
+  /** Installations that share a Redis need different ones; a database of its own is not enough, channels have none. */
+  channel?: string
+  /** Told when a connection breaks or can't be made: once, until it has been there again. */
+  onTrouble?: (error: unknown) => void
+}
+
+/** Wallets in a message. A block may have changed thousands. */
+const NEWS_MAX = 500
+/** What is longer was not written by a node: an id, a colon, a number and a space for each wallet. */
+const MESSAGE_LENGTH_MAX = NEWS_MAX * 64
+/** Messages that wait to be sent, or for their answers. Beyond, they are dropped. */
+const MESSAGES_MAX = 200
+const CONNECT_MS_MAX = 2_000
+/** A connection on which nothing moves for so long is given up; the pings keep an idle one going. */
+const SILENCE_MS_MAX = 5_000
+const PING_MS = 2_000
+const RECONNECT_MS = 50
+const RECONNECT_MS_MAX = 3_000
+
+/**
+ * Publishes and subscribes in Redis 7 or newer: what one node posts, all hear of. Two connections, which come back by themselves. Redis forgets
+ * what it publishes at once; so when the subscription has been away, all who wait are woken. What could not be published is not kept: those
+ * who wait look by themselves now and then.
+ */
+export function createRedisFeed({ url, channel = 'zerosum:news', onTrouble = () => {} }: RedisFeedOptions): Feed {
+  const watchers = createWatchers()
+  const publisher = open('zerosum-news')
+  const subscriber = open('zerosum-news-subscriber')
+  let isSubscribed = false
+
+  const onMessage = (message: string) => watchers.wake(decode(message))
+  // The client subscribes again by itself when it has connected again, but not if the first try failed half-way.
+  subscriber.on('ready', () => {
+    if (isSubscribed) return watchers.wakeAll()
+    subscriber.subscribe(channel, onMessage).then(() => {
+      isSubscribed = true
+      watchers.wakeAll()
+    }, onTrouble)
+  })
+  // They go on trying until they are destroyed, and that is when this fails.
+  for (const client of [publisher, subscriber]) client.connect().catch(() => {})
+
+  function open(name: string) {
+    let isTroubled = false
+    const client = createClient({
+      ...{ url, name, disableOfflineQueue: true, commandsQueueMaxLength: MESSAGES_MAX },
+      commandOptions: { timeout: 0 },
+      maintNotifications: 'disabled',
+      pingInterval: PING_MS,
+      socket: {
+        connectTimeout: CONNECT_MS_MAX,
+        socketTimeout: SILENCE_MS_MAX,
+        reconnectStrategy: (retries) =>
+          Math.min(RECONNECT_MS_MAX, RECONNECT_MS * 2 ** retries) * (0.5 + Math.random() / 2),
+      },
+    })
+    client.on('error', (error: Error) => {
+      if (!isTroubled) onTrouble(error)
+      isTroubled = true
+    })
+    client.on('ready', () => {
+      isTroubled = false
+    })
+    return client
+  }
+
+  return {
+    watch: watchers.add,
+    tell(news) {
+      watchers.wake(news)
+      if (!publisher.isReady) return
+      for (let start = 0; start < news.length; start += NEWS_MAX) {
+        // Its trouble is told by the connection's own event.
+        publisher.publish(channel, encode(news.slice(start, start + NEWS_MAX))).catch(() => {})
+      }
+    },
+    async close() {
+      watchers.clear()
+      for (const client of [publisher, subscriber]) client.destroy()
+    },
+  }
+}
+
+function encode(news: readonly News[]): string {
+  return news.map(({ walletId, version }) => `${walletId}:${version}`).join(' ')
+}
+
+/** What is not as `encode` writes it is nobody's news. */
+function decode(message: string): News[] {
+  if (message.length > MESSAGE_LENGTH_MAX) return []
+  return message.split(' ').flatMap((text) => {
+    const [, walletId, version] = /^([0-9a-f-]{36}):(\d{1,15})$/.exec(text) ?? []
+    return walletId === undefined ? [] : [{ walletId, version: Number(version) }]
+  })
+}

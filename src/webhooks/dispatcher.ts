@@ -1,0 +1,202 @@
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { formatId } from '../core/ids.ts'
+import { connect } from '../postgres/connect.ts'
+import { judge } from './schedule.ts'
+import { type Reply, send } from './send.ts'
+import { sign } from './signature.ts'
+import { giveBack, recordAttempt } from './sql/recordAttempt.ts'
+import { type Taken, takeDue } from './sql/takeDue.ts'
+import { findTarget, type TargetRules } from './target.ts'
+
+/**
+ * Delivers what is due, on every node at once. Each round takes as many deliveries as there is room for and makes them; what came of
+ * one is written down before its place is free again.
+ *
+ * A delivery is in the hands of one node, for `LEASE_MS`. A node that is lost does not say what came of it, so then it is due again:
+ * it may be delivered twice, and is never lost. No call takes longer than `CALL_MS_MAX`, so no two are under way at once.
+ */
+export type Dispatcher = {
+  /** Takes nothing more; waits a little for what is under way, then gives it back. */
+  stop(): Promise<void>
+}
+
+export type DispatcherOptions = {
+  /** The database of the first shard. */
+  readonly url: string
+  readonly rules: TargetRules
+  readonly onTrouble: (error: unknown) => void
+  /** Milliseconds since 1970. */
+  readonly clockMs?: () => number
+  readonly intervalMs?: number
+  /** How long a call may take. */
+  readonly callMsMax?: number
+  /** Certificates to trust instead of the usual ones, for tests. */
+  readonly ca?: string
+}
+
+const INTERVAL_MS = 500
+/** After a delivery ends, the next is not looked for at once: others may end meanwhile. */
+const PAUSE_MS = 20
+/** The specification recommends 15 to 30 s. */
+const CALL_MS_MAX = 15_000
+/** How long a delivery is this node's: a call, and writing down what came of it. */
+export const LEASE_MS = 60_000
+const IN_FLIGHT_MAX = 200
+const PER_ENDPOINT_MAX = 5
+const PER_TENANT_MAX = 50
+const CONNECTIONS = 4
+const ANSWER_MS_MAX = 5_000
+const RECORD_ATTEMPTS_MAX = 5
+const RECORD_DELAY_MS = 500
+const STOP_MS_MAX = 5_000
+
+export function startDispatcher(options: DispatcherOptions): Dispatcher {
+  const { url, rules, onTrouble, clockMs = Date.now, intervalMs = INTERVAL_MS, callMsMax = CALL_MS_MAX, ca } = options
+  const sql = connect(url, { max: CONNECTIONS, name: 'zerosum webhooks', answerMsMax: ANSWER_MS_MAX })
+  const stopping = new AbortController()
+  /** Each ends a call that is under way. */
+  const calls = new Set<AbortController>()
+  let isCut = false
+  const running = new Set<Promise<void>>()
+  const busy = { endpoints: new Map<string, number>(), tenants: new Map<string, number>() }
+  let wake = () => {}
+
+  async function round(): Promise<void> {
+    const countMax = IN_FLIGHT_MAX - running.size
+    if (countMax <= 0) return
+    const nowMs = clockMs()
+    const taken = await takeDue(sql, {
+      nowUs: nowMs * 1000,
+      untilUs: (nowMs + LEASE_MS) * 1000,
+      countMax,
+      perEndpointMax: PER_ENDPOINT_MAX,
+      perTenantMax: PER_TENANT_MAX,
+      busy,
+    })
+    for (const delivery of taken) {
+      count(delivery, 1)
+      const run = deliver(delivery)
+        .catch(onTrouble)
+        .finally(() => {
+          running.delete(run)
+          count(delivery, -1)
+          wake()
+        })
+      running.add(run)
+    }
+  }
+
+  function count({ endpointId, tenantId }: Taken, by: 1 | -1): void {
+    change(busy.endpoints, endpointId, by)
+    change(busy.tenants, tenantId, by)
+  }
+
+  async function deliver(delivery: Taken): Promise<void> {
+    const beganMs = clockMs()
+    const began = performance.now()
+    const reply = await call(delivery, beganMs)
+    if (reply.status === null && isCut) {
+      return await giveBack(sql, delivery.id, delivery.attempt, clockMs() * 1000)
+    }
+    const nowMs = clockMs()
+    const attempt = {
+      deliveryId: delivery.id,
+      number: delivery.attempt,
+      beganUs: beganMs * 1000,
+      tookMs: Math.round(performance.now() - began),
+      reply,
+      verdict: judge(reply, delivery.tries, nowMs, Math.random()),
+    }
+    await persist(() => recordAttempt(sql, attempt, nowMs * 1000))
+  }
+
+  /** Looks the endpoint's addresses up and calls it, all of it in the time that one call has. */
+  async function call({ url, secrets, eventId, body }: Taken, nowMs: number): Promise<Reply> {
+    const over = new AbortController()
+    const timer = setTimeout(() => over.abort(), callMsMax)
+    calls.add(over)
+    try {
+      const late = once(over.signal, 'abort').then(() => ({ refusal: 'its host was not found in time' }))
+      const target = await Promise.race([findTarget(url, rules), late])
+      if ('refusal' in target) return notCalled(`not called: ${target.refusal}`)
+      return await send(target, signed(secrets, eventId, nowMs, body), over.signal, ca)
+    } finally {
+      clearTimeout(timer)
+      calls.delete(over)
+    }
+  }
+
+  /** What is not written down is delivered again; so it is tried for a while. */
+  async function persist(record: () => Promise<unknown>): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await record()
+        return
+      } catch (error) {
+        if (attempt === RECORD_ATTEMPTS_MAX || isCut) throw error
+        onTrouble(error)
+        await sleep(RECORD_DELAY_MS * attempt)
+      }
+    }
+  }
+
+  /** Until something has ended, or for an interval. */
+  async function rest(): Promise<void> {
+    const woken = new Promise<void>((done) => {
+      wake = done
+    })
+    const over = new AbortController()
+    const signal = AbortSignal.any([stopping.signal, over.signal])
+    await Promise.race([woken, sleep(intervalMs * (0.75 + Math.random() / 2), undefined, { signal }).catch(() => {})])
+    over.abort()
+    if (!stopping.signal.aborted) await sleep(PAUSE_MS)
+  }
+
+  async function loop(): Promise<void> {
+    while (!stopping.signal.aborted) {
+      await round().catch(onTrouble)
+      await rest()
+    }
+  }
+
+  const looping = loop()
+  return {
+    async stop() {
+      stopping.abort()
+      await looping
+      const ended = Promise.all(running)
+      await Promise.race([ended, sleep(STOP_MS_MAX, undefined, { ref: false })])
+      isCut = true
+      for (const over of calls) over.abort()
+      await ended
+      await sql.end({ timeout: 5 })
+    },
+  }
+}
+
+function change(counts: Map<string, number>, id: string, by: 1 | -1): void {
+  const now = (counts.get(id) ?? 0) + by
+  if (now === 0) counts.delete(id)
+  else counts.set(id, now)
+}
+
+function notCalled(error: string): Reply {
+  return { status: null, retryAfter: null, error, response: null }
+}
+
+/** A message with its headers, as Standard Webhooks 1.0.0 has them. */
+function signed(secrets: readonly string[], eventId: string, nowMs: number, body: string) {
+  const id = formatId('msg', eventId)
+  const timestamp = Math.floor(nowMs / 1000)
+  return {
+    body,
+    headers: {
+      'content-type': 'application/json',
+      'user-agent': 'Zerosum-Webhooks/1',
+      'webhook-id': id,
+      'webhook-timestamp': `${timestamp}`,
+      'webhook-signature': sign(secrets, { id, timestamp, body }),
+    },
+  }
+}

@@ -1,0 +1,69 @@
+import type { Sql } from '../../postgres/connect.ts'
+import type { Verdict } from '../schedule.ts'
+import type { Reply } from '../send.ts'
+
+export type Attempt = {
+  readonly deliveryId: string
+  readonly number: number
+  readonly beganUs: number
+  readonly tookMs: number
+  readonly reply: Reply
+  readonly verdict: Verdict
+}
+
+/** An endpoint to which nothing has gone through for so long is disabled. */
+export const FAILING_US_MAX = 5 * 24 * 3600 * 1_000_000
+/** The attempts of a delivery that are kept. */
+const ATTEMPTS_KEPT = 50
+
+/**
+ * Writes down what came of an attempt: on the delivery, if it is still in the hands of this attempt; in the log; on its endpoint.
+ * @returns whether it was still in its hands
+ */
+export async function recordAttempt(sql: Sql, attempt: Attempt, nowUs: number): Promise<boolean> {
+  const { deliveryId, number, beganUs, tookMs, reply, verdict } = attempt
+  const { kind } = verdict
+  const status = kind === 'retry' ? 'pending' : kind === 'delivered' ? 'delivered' : 'dead'
+  const dueUs = kind === 'retry' ? Math.round(verdict.atMs * 1000) : nowUs
+  const restMs = kind === 'retry' || kind === 'dead' ? verdict.restUntilMs : null
+  const restUntilUs = restMs === null ? 0 : Math.round(restMs * 1000)
+  const [row] = await sql<{ settled: boolean }[]>`
+    WITH settled AS (
+      UPDATE webhook_deliveries
+      SET status = ${status}, due_us = ${dueUs}, is_taken = false, touched_us = ${nowUs},
+          delivered_us = CASE WHEN ${status} = 'delivered' THEN ${nowUs}::int8 END
+      WHERE id = ${deliveryId} AND attempts = ${number} AND is_taken
+      RETURNING endpoint_id
+    ), logged AS (
+      INSERT INTO webhook_attempts (delivery_id, number, began_us, took_ms, status_code, error, response)
+      SELECT id, ${number}, ${beganUs}, ${tookMs}, ${reply.status}, ${reply.error}, ${reply.response}
+      FROM webhook_deliveries WHERE id = ${deliveryId}
+      ON CONFLICT DO NOTHING
+    ), forgotten AS (
+      DELETE FROM webhook_attempts WHERE delivery_id = ${deliveryId} AND number <= ${number - ATTEMPTS_KEPT}
+    ), recovered AS (
+      UPDATE webhook_endpoints SET failing_since_us = NULL
+      WHERE ${kind} = 'delivered' AND id = (SELECT endpoint_id FROM settled) AND failing_since_us IS NOT NULL
+    ), failed AS (
+      UPDATE webhook_endpoints SET
+        failing_since_us = coalesce(failing_since_us, ${beganUs}),
+        resting_until_us = greatest(resting_until_us, ${restUntilUs}),
+        disabled_us = coalesce(disabled_us, CASE
+          WHEN ${kind} = 'gone' OR failing_since_us <= ${nowUs - FAILING_US_MAX} THEN ${nowUs}::int8 END),
+        disabled_reason = coalesce(disabled_reason, CASE
+          WHEN ${kind} = 'gone' THEN 'gone' WHEN failing_since_us <= ${nowUs - FAILING_US_MAX} THEN 'failing' END)
+      WHERE ${kind} <> 'delivered' AND id = (SELECT endpoint_id FROM settled)
+        -- Of the many failures of one endpoint most have nothing to add.
+        AND (failing_since_us IS NULL OR failing_since_us <= ${nowUs - FAILING_US_MAX} OR ${kind} = 'gone'
+             OR resting_until_us < ${restUntilUs})
+    )
+    SELECT EXISTS (SELECT FROM settled) AS settled`
+  return row?.settled ?? false
+}
+
+/** Gives back what was taken and not made: another node may have it at once. */
+export async function giveBack(sql: Sql, deliveryId: string, number: number, nowUs: number): Promise<void> {
+  await sql`
+    UPDATE webhook_deliveries SET due_us = ${nowUs}, is_taken = false, tries = tries - 1
+    WHERE id = ${deliveryId} AND attempts = ${number} AND is_taken`
+}

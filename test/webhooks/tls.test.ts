@@ -1,0 +1,52 @@
+import { once } from 'node:events'
+import { createServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import type { TLSSocket } from 'node:tls'
+import { expect, it, onTestFinished } from 'vitest'
+import { send } from '../../src/webhooks/send.ts'
+import { certificateFor } from './certificate.ts'
+
+const NAME = 'hooks.example.com'
+
+/** An HTTPS server on the loopback whose certificate is for this name; where it is, and the names that it was asked for. */
+async function openServer(name: string) {
+  const { cert, key } = certificateFor(name)
+  const asked: unknown[] = []
+  const server = createServer({ cert, key }, (request, answer) => {
+    asked.push((request.socket as TLSSocket).servername)
+    answer.writeHead(204).end()
+  })
+  server.on('tlsClientError', () => {})
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  return { cert, asked, port: (server.address() as AddressInfo).port }
+}
+
+function call(port: number, ca?: string) {
+  const target = { url: new URL(`https://${NAME}:${port}/`), addresses: ['127.0.0.1'] }
+  return send(target, { headers: {}, body: '{}' }, AbortSignal.timeout(10_000), ca)
+}
+
+it('the certificate must be for the name of the endpoint, whatever address it was found at', async () => {
+  const server = await openServer(NAME)
+  expect(await call(server.port, server.cert)).toMatchObject({ status: 204, error: null })
+  expect(server.asked).toEqual([NAME])
+})
+
+it('a certificate for another name is refused', async () => {
+  const server = await openServer('other.example.com')
+  const error = 'the certificate or TLS is not right (ERR_TLS_CERT_ALTNAME_INVALID)'
+  expect(await call(server.port, server.cert)).toMatchObject({ status: null, error })
+  expect(server.asked).toEqual([])
+})
+
+it('a certificate that nobody trusts is refused', async () => {
+  const server = await openServer(NAME)
+  const error = 'the certificate or TLS is not right (DEPTH_ZERO_SELF_SIGNED_CERT)'
+  expect(await call(server.port)).toMatchObject({ status: null, error })
+  expect(server.asked).toEqual([])
+})
