@@ -26,6 +26,8 @@ export type Config = {
 /** The consumer groups that there are. */
 export const CONSUMERS = ['cache', 'projections', 'webhooks'] as const
 export type Consumer = (typeof CONSUMERS)[number]
+/** Nothing shows projections yet: who wants them asks for them. */
+const DEFAULT_CONSUMERS = 'cache,webhooks'
 
 /** What is wrong with the environment, all of it at once. */
 export class ConfigError extends Error {}
@@ -59,7 +61,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   if (!Number.isInteger(kafkaPartitions) || kafkaPartitions < 1 || kafkaPartitions > KAFKA_PARTITIONS_MAX) {
     mistakes.push(`KAFKA_PARTITIONS is "${env['KAFKA_PARTITIONS']}": give a number from 1 to ${KAFKA_PARTITIONS_MAX}`)
   }
-  const consumers = env['ZEROSUM_CONSUMERS'] === 'none' ? [] : listOf(env['ZEROSUM_CONSUMERS'] || CONSUMERS.join(','))
+  const consumers = env['ZEROSUM_CONSUMERS'] === 'none' ? [] : listOf(env['ZEROSUM_CONSUMERS'] || DEFAULT_CONSUMERS)
   const unknown = consumers.find((name) => !isConsumer(name))
   if (unknown !== undefined) {
     mistakes.push(`ZEROSUM_CONSUMERS has "${unknown}": list some of ${CONSUMERS.join(', ')}, or say none`)

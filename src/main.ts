@@ -172,17 +172,18 @@ export async function startNode(config: Config): Promise<Node> {
     closers.push(() => webhookEndpoints.close())
     const onWebhookTrouble = (error: unknown) => log('webhooks met trouble and go on', error)
     closers.push(startPruning(firstUrl, onWebhookTrouble))
-    const dispatcher = startDispatcher({ url: firstUrl, rules, onTrouble: onWebhookTrouble })
-    closers.push(() => dispatcher.stop())
+    // Who leaves webhooks to others does not call their receivers either.
+    if (config.consumers.includes('webhooks')) {
+      const dispatcher = startDispatcher({ url: firstUrl, rules, onTrouble: onWebhookTrouble })
+      closers.push(() => dispatcher.stop())
+    }
 
     const consuming = connect(firstUrl, { max: 2, name: 'zerosum consumers', answerMsMax: CONSUMER_MS_MAX })
     closers.push(() => consuming.end())
     const groups = [
       projectionsGroup(consuming),
       webhooksGroup(consuming, (ids) => log('events are too large for webhooks', { message: ids.join(', ') })),
-      ...(cache
-        ? [cacheGroup(cache, { own: config.writer, dropped: () => balances?.counters.writesDropped ?? 0 })]
-        : []),
+      ...(cache ? [cacheGroup(cache)] : []),
     ]
     const consumers = startConsumers({
       ...{ brokers: config.kafkaBrokers, partitions: config.kafkaPartitions },

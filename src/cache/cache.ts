@@ -18,6 +18,12 @@ export type BalanceCache = {
    * @throws if the cache does not answer, or not in time; any of them may have been written
    */
   write(entries: readonly Cached[]): Promise<void>
+  /**
+   * Writes each entry that is newer than the one that is there; where there is none, nothing: what comes late may be long out of date, and
+   * would be shown as if it were not.
+   * @throws as `write`
+   */
+  repair(entries: readonly CachedBalance[]): Promise<void>
   /** @throws if the cache does not answer, or not in time; any of them may be forgotten */
   forget(walletIds: readonly string[]): Promise<void>
   close(): Promise<void>

@@ -30,6 +30,14 @@ export function createMemoryCache({
         }
       }
     },
+    async repair(written) {
+      for (const entry of written) {
+        const known = entries.peek(entry.walletId)
+        if (known !== undefined && isNewer(entry, known)) {
+          entries.set(entry.walletId, entry, { ttl: lifetimeMs(entry, lifetimes) })
+        }
+      }
+    },
     async forget(walletIds) {
       for (const id of walletIds) entries.delete(id)
     },

@@ -47,11 +47,13 @@ local function age(value)
   local version, time = string.match(value, '^(%-?%d+) (%d+) ')
   return tonumber(version), tonumber(time)
 end
+local mustBeThere = ARGV[2 * #KEYS + 1] == 'repair'
 for i, key in ipairs(KEYS) do
   local value, lifetime = ARGV[2 * i - 1], ARGV[2 * i]
   local version, time = age(value)
   local knownVersion, knownTime = age(redis.pcall('GET', key))
-  if not knownVersion or version > knownVersion or (version == knownVersion and time > knownTime) then
+  if (not knownVersion and not mustBeThere)
+    or (knownVersion and (version > knownVersion or (version == knownVersion and time > knownTime))) then
     redis.call('SET', key, value, 'PX', lifetime)
   end
 end
@@ -141,21 +143,24 @@ export function createRedisCache({
 
   const keyOf = (walletId: string): string => keyPrefix + walletId
 
+  async function writeNewer(entries: readonly Cached[], mode: 'write' | 'repair'): Promise<void> {
+    const known = entries.filter(({ walletId }) => walletId.length <= ID_LENGTH_MAX)
+    for (let start = 0; start < known.length; start += BATCH_MAX) {
+      const batch = known.slice(start, start + BATCH_MAX)
+      const keys = batch.map(({ walletId }) => keyOf(walletId))
+      const values = batch.flatMap((entry) => [encode(entry), `${lifetimeMs(entry, lifetimes)}`])
+      await ask(() => client.writeNewer(keys, [...values, mode]))
+    }
+  }
+
   return {
     async read(walletId) {
       if (walletId.length > ID_LENGTH_MAX) return undefined
       const value = await ask(() => client.get(keyOf(walletId)))
       return value === null ? undefined : decode(walletId, value)
     },
-    async write(entries) {
-      const known = entries.filter(({ walletId }) => walletId.length <= ID_LENGTH_MAX)
-      for (let start = 0; start < known.length; start += BATCH_MAX) {
-        const batch = known.slice(start, start + BATCH_MAX)
-        const keys = batch.map(({ walletId }) => keyOf(walletId))
-        const values = batch.flatMap((entry) => [encode(entry), `${lifetimeMs(entry, lifetimes)}`])
-        await ask(() => client.writeNewer(keys, values))
-      }
-    },
+    write: (entries) => writeNewer(entries, 'write'),
+    repair: (entries) => writeNewer(entries, 'repair'),
     async forget(walletIds) {
       for (let start = 0; start < walletIds.length; start += BATCH_MAX) {
         const keys = walletIds.slice(start, start + BATCH_MAX).map(keyOf)

@@ -5,33 +5,19 @@ import { parseId } from '../core/ids.ts'
 import { parseTime } from '../core/time.ts'
 
 /**
- * The consumer group that repairs the balance cache: whatever a node could not write after its blocks comes by here. Newer wins, so it may
- * come late and twice. While the cache is away, the group waits for it. Blocks that this node has written itself it has also written
- * to the cache.
- * @param own the name of this node in its blocks
- * @param dropped how many changes it could not keep until they were written: then it is not so
+ * The consumer group that repairs the balance cache: whatever a node could not write after its blocks comes by here. It puts right what is
+ * there, and adds nothing: it may be far behind. While the cache is away, the group waits for it.
  */
-export function cacheGroup(
-  cache: Pick<BalanceCache, 'write'>,
-  { own, dropped }: { own: string; dropped: () => number },
-): ConsumerGroup {
-  let seen = 0
+export function cacheGroup(cache: Pick<BalanceCache, 'repair'>): ConsumerGroup {
   return {
     name: 'cache',
     topics: [ENTRIES],
-    async skips({ after, upTo }, sql) {
-      if (dropped() > seen) {
-        seen = dropped()
-        return false
-      }
-      const { count } = await sql`
-        SELECT FROM blocks WHERE number > ${after} AND number <= ${upTo} AND writer <> ${own} LIMIT 1`
-      return count === 0
-    },
+    // What was there before the group is older than anything that a cache still has.
+    skips: async ({ after }) => after === 0,
     async handle(events) {
       // Of each wallet the last word: in a batch they are in order.
       const last = new Map(events.map((event) => [event.key, event]))
-      await cache.write([...last.values()].map(balanceOf))
+      await cache.repair([...last.values()].map(balanceOf))
     },
   }
 }

@@ -28,6 +28,8 @@ export type Accepted = {
 
 /** Of what is sent. */
 export const BODY_BYTES_MAX = 256 * 1024
+/** What happened before an endpoint was made is not for it; nodes' clocks may differ by so much. */
+const CLOCKS_APART_US = 5_000_000
 
 /**
  * Makes the deliveries of these events, for all enabled endpoints of their tenants that chose their types. To be called within the
@@ -44,7 +46,13 @@ export async function accept(sql: Tx, events: readonly WebhookEvent[], nowMs = D
   const byTenant = Map.groupBy(listening, ({ tenantId }) => tenantId)
   const tooLarge: string[] = []
   const wanted = events.flatMap((event) => {
-    const endpoints = byTenant.get(event.tenantId)?.filter(({ eventTypes }) => isChosen(event.type, eventTypes)) ?? []
+    const endpoints =
+      byTenant
+        .get(event.tenantId)
+        ?.filter(
+          ({ eventTypes, createdUs }) =>
+            isChosen(event.type, eventTypes) && event.timeUs >= createdUs - CLOCKS_APART_US,
+        ) ?? []
     if (endpoints.length === 0) return []
     const body = bodyOf(event)
     if (Buffer.byteLength(body) > BODY_BYTES_MAX) {

@@ -50,7 +50,7 @@ describeWith('kafka', 'a node with Kafka', () => {
     const demoKey = 'zs_test_0123456789abcdef'
     const node = await startNode({ databaseUrl, demoKey, kafkaBrokers: kafka.brokers.join(',') })
     onTestFinished(() => node.kill())
-    await until(() => node.output().includes('events could not be published'))
+    await until(() => node.output().includes('events could not be passed on'))
     expect(await node.stop()).toBe(0)
   }, 120_000)
 })

@@ -43,8 +43,9 @@ function moody(inner: BalanceCache = createMemoryCache()) {
         state.speak = () => done(work(...args))
       })
     }
-  const { read, write, forget, close } = inner
-  return Object.assign(state, { read: through(read), write: through(write), forget: through(forget), close })
+  const { read, write, repair, forget, close } = inner
+  const calls = { read: through(read), write: through(write), repair: through(repair), forget: through(forget) }
+  return Object.assign(state, { ...calls, close })
 }
 
 /** Answers all that is asked, as from a ledger in which every wallet stands at one version. */

@@ -114,6 +114,18 @@ export function describeCache(name: string, open: () => Promise<CacheStage>): vo
       expect(await readAfter(balanceAt(id, 8))).toEqual(balanceAt(id, 8))
     })
 
+    it('repairs what is there, and adds nothing: what comes late may be long out of date', async () => {
+      const [second, unknown] = [randomUUID(), randomUUID()]
+      await cache.write([balanceAt(id, 3), balanceAt(second, 5)])
+      await cache.repair([balanceAt(id, 4), balanceAt(second, 4), balanceAt(unknown, 9)])
+      expect(await cache.read(id)).toEqual(balanceAt(id, 4))
+      expect(await cache.read(second)).toEqual(balanceAt(second, 5))
+      expect(await cache.read(unknown)).toBeUndefined()
+      await cache.write([missing(unknown, 1)])
+      await cache.repair([balanceAt(unknown, 9)])
+      expect(await cache.read(unknown)).toEqual(balanceAt(unknown, 9))
+    })
+
     it('agrees on the newest when many write at once', async () => {
       const versions = Array.from({ length: 60 }, (_, i) => ((i * 37) % 60) + 1)
       await Promise.all(

@@ -58,10 +58,18 @@ describe('an event', () => {
     expect(await stage.deliveries()).toHaveLength(22)
   })
 
+  it('is not delivered to an endpoint that was made after it happened', async () => {
+    const stage = await openStage()
+    const before = Date.now() * 1000 - 60_000_000
+    await stage.listen(HOOK)
+    const event = { id: 'old', tenantId: stage.tenantId, type: 'x', timeUs: before, data: null }
+    await stage.sql.begin(async (sql) => expect((await accept(sql, [event])).deliveries).toBe(0))
+  })
+
   it('is not delivered when the transaction that accepted it is rolled back, and is when it comes again', async () => {
     const stage = await openStage()
     await stage.listen(HOOK)
-    const event = { id: 'a', tenantId: stage.tenantId, type: 'x', timeUs: 0, data: null }
+    const event = { id: 'a', tenantId: stage.tenantId, type: 'x', timeUs: Date.now() * 1000, data: null }
     const failing = stage.sql.begin(async (sql) => {
       expect((await accept(sql, [event])).deliveries).toBe(1)
       throw new Error('no')
@@ -90,7 +98,7 @@ describe('an event', () => {
     const stage = await openStage()
     await stage.listen(HOOK)
     const event = (id: string, size: number) => {
-      const whole = { id, tenantId: stage.tenantId, type: 'x', timeUs: 0 }
+      const whole = { id, tenantId: stage.tenantId, type: 'x', timeUs: Date.now() * 1000 }
       const room = size - JSON.stringify({ type: 'x', timestamp: '1970-01-01T00:00:00.000000Z', data: '' }).length
       return { ...whole, data: 'x'.repeat(room) }
     }
