@@ -1,4 +1,5 @@
 import { createClient, defineScript } from '@redis/client'
+import { connectionOptions, tellTrouble } from '../redis/connection.ts'
 import {
   type BalanceCache,
   type Cached,
@@ -30,12 +31,6 @@ const ID_LENGTH_MAX = 36
 const BATCH_MAX = 250
 /** Commands that wait to be sent, or for their answers. Beyond, they are refused. */
 const COMMANDS_MAX = 2_000
-const CONNECT_MS_MAX = 2_000
-/** A connection on which nothing moves for so long is given up; the pings keep an idle one going. */
-const SILENCE_MS_MAX = 5_000
-const PING_MS = 2_000
-const RECONNECT_MS = 50
-const RECONNECT_MS_MAX = 3_000
 
 /**
  * Newer wins, for all entries at once (`isNewer` says what that is). A value begins with its version and its time. What doesn't look like that
@@ -90,33 +85,13 @@ export function createRedisCache({
   answerMsMax = 250,
   onTrouble = () => {},
 }: RedisCacheOptions): BalanceCache {
-  let isTroubled = false
   /** How many calls gave up waiting for an answer that has still not come. */
   let late = 0
   const client = createClient({
-    url,
-    name: 'zerosum-cache',
+    ...connectionOptions({ url, name: 'zerosum-cache', commandsMax: COMMANDS_MAX }),
     scripts,
-    disableOfflineQueue: true,
-    commandsQueueMaxLength: COMMANDS_MAX,
-    // The client's own limit only covers the time until a command is sent.
-    commandOptions: { timeout: 0 },
-    maintNotifications: 'disabled',
-    pingInterval: PING_MS,
-    socket: {
-      connectTimeout: CONNECT_MS_MAX,
-      socketTimeout: SILENCE_MS_MAX,
-      reconnectStrategy: (retries) =>
-        Math.min(RECONNECT_MS_MAX, RECONNECT_MS * 2 ** retries) * (0.5 + Math.random() / 2),
-    },
   })
-  client.on('error', (error: Error) => {
-    if (!isTroubled) onTrouble(error)
-    isTroubled = true
-  })
-  client.on('ready', () => {
-    isTroubled = false
-  })
+  tellTrouble(client, onTrouble)
   // It goes on trying until it is closed, and that is when this fails.
   client.connect().catch(() => {})
 

@@ -1,4 +1,5 @@
 import { createClient } from '@redis/client'
+import { connectionOptions, tellTrouble } from '../redis/connection.ts'
 import type { Feed, News } from './feed.ts'
 import { createWatchers } from './watchers.ts'
 
@@ -17,12 +18,6 @@ const NEWS_MAX = 500
 const MESSAGE_LENGTH_MAX = NEWS_MAX * 64
 /** Messages that wait to be sent, or for their answers. Beyond, they are dropped. */
 const MESSAGES_MAX = 200
-const CONNECT_MS_MAX = 2_000
-/** A connection on which nothing moves for so long is given up; the pings keep an idle one going. */
-const SILENCE_MS_MAX = 5_000
-const PING_MS = 2_000
-const RECONNECT_MS = 50
-const RECONNECT_MS_MAX = 3_000
 
 /**
  * Publishes and subscribes in Redis 7 or newer: what one node posts, all hear of. Two connections, which come back by themselves. Redis forgets
@@ -48,26 +43,8 @@ export function createRedisFeed({ url, channel = 'zerosum:news', onTrouble = () 
   for (const client of [publisher, subscriber]) client.connect().catch(() => {})
 
   function open(name: string) {
-    let isTroubled = false
-    const client = createClient({
-      ...{ url, name, disableOfflineQueue: true, commandsQueueMaxLength: MESSAGES_MAX },
-      commandOptions: { timeout: 0 },
-      maintNotifications: 'disabled',
-      pingInterval: PING_MS,
-      socket: {
-        connectTimeout: CONNECT_MS_MAX,
-        socketTimeout: SILENCE_MS_MAX,
-        reconnectStrategy: (retries) =>
-          Math.min(RECONNECT_MS_MAX, RECONNECT_MS * 2 ** retries) * (0.5 + Math.random() / 2),
-      },
-    })
-    client.on('error', (error: Error) => {
-      if (!isTroubled) onTrouble(error)
-      isTroubled = true
-    })
-    client.on('ready', () => {
-      isTroubled = false
-    })
+    const client = createClient(connectionOptions({ url, name, commandsMax: MESSAGES_MAX }))
+    tellTrouble(client, onTrouble)
     return client
   }
 
