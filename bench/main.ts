@@ -2,6 +2,7 @@ import { parseArgs } from 'node:util'
 import { benchBalanceReads } from './balanceReads.ts'
 import { benchCrossShard } from './crossShard.ts'
 import { benchHttp } from './http.ts'
+import { benchOverload } from './overload.ts'
 import { benchPosting } from './posting.ts'
 
 const { positionals, values } = parseArgs({
@@ -12,6 +13,7 @@ const { positionals, values } = parseArgs({
     transfers: { type: 'string', default: '200000' },
     seconds: { type: 'string', default: '20' },
     seed: { type: 'string', default: '1' },
+    svg: { type: 'string' },
   },
 })
 
@@ -21,6 +23,7 @@ const options = {
   transfers: Number(values.transfers),
   seconds: Number(values.seconds),
   seed: Number(values.seed),
+  svg: values.svg,
 }
 
 switch (positionals[0]) {
@@ -36,9 +39,12 @@ switch (positionals[0]) {
   case 'cross-shard':
     await benchCrossShard(options)
     break
+  case 'overload':
+    await benchOverload(options)
+    break
   default:
     console.error(
-      'usage: npm run bench -- posting|http|cross-shard|balance-reads [--accounts N] [--transfers N] [--seconds N] [--seed N] [--json]',
+      'usage: npm run bench -- posting|http|cross-shard|balance-reads|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--json]',
     )
     process.exitCode = 2
 }

@@ -19,6 +19,10 @@ export type Config = {
   readonly demoKey: string | undefined
   /** Webhooks may go to private networks, over plain HTTP too. */
   readonly webhooksAllowPrivate: boolean
+  /** What a tenant may ask of this node, a second; `undefined` is as much as it can take. */
+  readonly tenantRate: number | undefined
+  /** A node that has no rest and is later than that with what it has to do refuses some of what comes, in milliseconds. */
+  readonly lagMsMax: number
   /** Names this node in the blocks that it writes. */
   readonly writer: string
 }
@@ -34,6 +38,8 @@ export class ConfigError extends Error {}
 
 const KAFKA_PARTITIONS = 12
 const KAFKA_PARTITIONS_MAX = 1_000
+const TENANT_RATE_MAX = 1_000_000
+const LAG_MS_MAX = 200
 
 /**
  * Reads the settings. The only reader of `process.env`.
@@ -78,6 +84,16 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   if (!['true', 'false'].includes(allowPrivate)) {
     mistakes.push(`ZEROSUM_WEBHOOKS_ALLOW_PRIVATE is "${allowPrivate}": say true or false`)
   }
+  const tenantRate = env['ZEROSUM_TENANT_RATE'] ? Number(env['ZEROSUM_TENANT_RATE']) : undefined
+  if (tenantRate !== undefined && !(tenantRate > 0 && tenantRate <= TENANT_RATE_MAX)) {
+    mistakes.push(
+      `ZEROSUM_TENANT_RATE is "${env['ZEROSUM_TENANT_RATE']}": give requests a second, up to ${TENANT_RATE_MAX}`,
+    )
+  }
+  const lagMsMax = Number(env['ZEROSUM_LAG_MS_MAX'] || LAG_MS_MAX)
+  if (!(lagMsMax >= 10 && lagMsMax <= 60_000)) {
+    mistakes.push(`ZEROSUM_LAG_MS_MAX is "${env['ZEROSUM_LAG_MS_MAX']}": give milliseconds from 10 to 60000`)
+  }
   if (mistakes.length > 0) throw new ConfigError(`the settings are wrong:\n- ${mistakes.join('\n- ')}`)
   return {
     host: env['HOST'] || '127.0.0.1',
@@ -88,6 +104,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     dataDir: env['ZEROSUM_DATA_DIR'] || './.zerosum',
     demoKey,
     webhooksAllowPrivate: allowPrivate === 'true',
+    ...{ tenantRate, lagMsMax },
     writer: `${hostname()}:${process.pid}`,
   }
 }

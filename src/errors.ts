@@ -103,6 +103,11 @@ export const PROBLEMS = {
     title: 'The webhook endpoint is disabled',
     advice: 'Enable it first: PATCH it with disabled false.',
   },
+  rate_limited: {
+    status: 429,
+    title: 'The tenant asks for more than its rate on this node',
+    advice: 'Retry after the time given, same key. RateLimit says what is left.',
+  },
   too_many_streams: {
     status: 429,
     title: 'The tenant has as many event streams open as it may on this node',

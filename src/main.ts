@@ -9,6 +9,8 @@ import { cacheGroup } from './consumers/cacheGroup.ts'
 import { startConsumers } from './consumers/consumers.ts'
 import { webhooksGroup } from './consumers/webhooksGroup.ts'
 import { type Demo, ensureDemo } from './demo.ts'
+import { startShedding } from './guard/shedding.ts'
+import { createTenantRate } from './guard/tenantRate.ts'
 import { buildApp } from './http/app.ts'
 import { createBlockFeed } from './live/blockFeed.ts'
 import { type Feed, newsOf } from './live/feed.ts'
@@ -193,8 +195,11 @@ export async function startNode(config: Config): Promise<Node> {
     })
     closers.push(() => consumers.stop())
 
+    const shedding = startShedding(config.lagMsMax)
+    closers.push(async () => shedding.stop())
+    const tenantRate = config.tenantRate === undefined ? undefined : createTenantRate(config.tenantRate)
     const app = await buildApp({
-      ...{ router, sagas, directory, webhookEndpoints, feed, audits },
+      ...{ router, sagas, directory, webhookEndpoints, feed, audits, guards: { shedding, tenantRate } },
       ...(balances ? { balances } : {}),
     })
     closers.push(() => closeApp(app))

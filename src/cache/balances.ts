@@ -12,12 +12,10 @@ import {
   timeout,
   wrap,
 } from 'cockatiel'
+import { ReadsSaturated } from '../guard/readGuard.ts'
 import type { Balance } from '../ledger/sql/balances.ts'
 import { type BalanceCache, type Cached, type CachedBalance, isMissing, isNewer } from './cache.ts'
 import { createWriteBehind } from './writeBehind.ts'
-
-/** Too many reads of balances wait for a database already: this one was not begun, and may be asked again. */
-export class ReadsSaturated extends Error {}
 
 /** Where an answer comes from. */
 export type Source = 'cache' | 'database'

@@ -9,6 +9,7 @@ import { ZerosumError } from '../errors.ts'
 import type { Feed } from '../live/feed.ts'
 import type { Directory } from '../tenants/directory.ts'
 import type { Endpoints } from '../webhooks/endpoints.ts'
+import { admitRequests, type Guards } from './admission.ts'
 import { requireKeys } from './auth.ts'
 import { readJson } from './body.ts'
 import { answerProblems, problemOf, sendProblem } from './problems.ts'
@@ -32,6 +33,8 @@ export type AppOptions = Ledger & {
   audits?: Pick<Audits, 'last'>
   /** Balances by way of a cache, if there is one. */
   balances?: Balances
+  /** What refuses too much, if anything does. */
+  guards?: Guards
   /** Log lines at this level and above, as JSON on stdout. */
   logLevel?: 'info' | 'warn' | 'error' | 'silent'
 }
@@ -49,6 +52,7 @@ export async function buildApp({
   streams,
   audits,
   balances,
+  guards = {},
   logLevel = 'warn',
 }: AppOptions): Promise<FastifyInstance> {
   const app = fastify({
@@ -103,6 +107,7 @@ export async function buildApp({
   await app.register(
     async (v1) => {
       requireKeys(v1, directory)
+      admitRequests(v1, guards)
       await v1.register(walletRoutes({ router, sagas }, balances))
       await v1.register(eventRoutes(router, feed, streams))
       await v1.register(transferRoutes({ router, sagas }))

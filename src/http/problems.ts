@@ -1,6 +1,6 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { ReadsSaturated } from '../cache/balances.ts'
 import { type ErrorCode, type FieldError, PROBLEMS, ZerosumError } from '../errors.ts'
+import { ReadsSaturated } from '../guard/readGuard.ts'
 import { LedgerUnavailable, RequestUndecided } from '../ledger/poster.ts'
 import { failureOf } from '../postgres/connect.ts'
 

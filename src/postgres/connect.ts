@@ -28,6 +28,8 @@ export type PoolOptions = {
   name?: string
   /** How long to wait for an answer; then the connection is given up, and the fate of what was sent is unknown. */
   answerMsMax?: number
+  /** Stands before each statement and each transaction. */
+  guard?: <T>(work: () => Promise<T>) => Promise<T>
 }
 
 /** The connection could not be made, or broke: the fate of what was sent is unknown. */
@@ -50,7 +52,7 @@ const types: pg.CustomTypesConfig = {
  * @param url `postgres://user:password@host:port/database`
  */
 export function connect(url: string, options: PoolOptions): Sql {
-  const { max, role = APP_ROLE, name = 'zerosum', answerMsMax } = options
+  const { max, role = APP_ROLE, name = 'zerosum', answerMsMax, guard = (work) => work() } = options
   const pool = new pg.Pool({
     connectionString: url,
     max,
@@ -67,10 +69,14 @@ export function connect(url: string, options: PoolOptions): Sql {
   pool.on('connect', (client) => client.on('error', () => {}))
 
   const execute = executeOn({ query: pool.query.bind(pool) as typeof pool.query })
-  const tag = tagFor((query) => execute(query).catch(rethrow))
+  const tag = tagFor((query) => guard(() => execute(query).catch(rethrow)))
 
-  async function begin<T>(...args: [(sql: Tx) => Promise<T>] | [string, (sql: Tx) => Promise<T>]): Promise<T> {
+  function begin<T>(...args: [(sql: Tx) => Promise<T>] | [string, (sql: Tx) => Promise<T>]): Promise<T> {
     const [mode, work] = args.length === 1 ? ['', args[0]] : args
+    return guard(() => transact(mode, work))
+  }
+
+  async function transact<T>(mode: string, work: (sql: Tx) => Promise<T>): Promise<T> {
     const client = await pool.connect().catch(rethrow)
     const run = oneByOne(executeOn(client))
     let isBroken = false

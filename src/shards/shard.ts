@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Block } from '../core/block.ts'
 import type { Posting } from '../core/post.ts'
+import { createReadGuard, type ReadGuard } from '../guard/readGuard.ts'
 import { type Batcher, createBatcher } from '../ledger/batcher.ts'
 import { createPoster } from '../ledger/poster.ts'
 import { createReader, type Reader } from '../ledger/reader.ts'
@@ -11,6 +12,8 @@ export type Shard = {
   readonly number: number
   readonly batcher: Batcher
   readonly reader: Reader
+  /** What stands before the reads. */
+  readonly reads: Pick<ReadGuard, 'breaker'>
   /** Answers what waits, then closes the connections. */
   close(): Promise<void>
 }
@@ -35,12 +38,17 @@ export function openShard({ number, url, writer, onBlock, onTrouble }: ShardOpti
   const clockUs = () => Date.now() * 1000
   const poster = createPoster({ url, shard: number, writer, clockUs, onTrouble, ...(onBlock ? { onBlock } : {}) })
   const batcher = createBatcher({ post: (requests) => poster.post(requests) })
-  const reads = connect(url, { max: READ_CONNECTIONS, name: `zerosum reader ${number}`, answerMsMax: READ_MS_MAX })
+  const guard = createReadGuard({ atOnceMax: READ_CONNECTIONS })
+  const reads = connect(url, {
+    ...{ max: READ_CONNECTIONS, name: `zerosum reader ${number}`, answerMsMax: READ_MS_MAX },
+    guard: guard.run,
+  })
   const reader = createReader(reads, number)
   return {
     number,
     batcher,
     reader,
+    reads: guard,
     async close() {
       // What still waits when the database does not answer is not lost: nobody was told that it was posted.
       await Promise.race([batcher.drain(), sleep(DRAIN_MS_MAX, undefined, { ref: false })])

@@ -4,7 +4,7 @@ import { seededRandom } from '../../bench/load.ts'
 import type { Outcome } from '../../src/core/post.ts'
 import type { Request } from '../../src/core/request.ts'
 import { type Batcher, type BatcherOptions, createBatcher, QueueFull } from '../../src/ledger/batcher.ts'
-import type { Result } from '../../src/ledger/poster.ts'
+import { LedgerUnavailable, type Result } from '../../src/ledger/poster.ts'
 import { ask, legsOf, transferOf } from '../support/ledger.ts'
 import { seedFor } from './seed.ts'
 
@@ -162,6 +162,170 @@ describe('the batcher', () => {
     posted[2]?.end()
     await late
     expect(sizes(posted)).toEqual([1, 3, 1])
+  })
+
+  it('lets the tenants take turns, each in the order of its own requests', async () => {
+    const { batcher, posted } = openBatcher({ batchMax: 100 })
+    const flood = requests(500)
+    const few = Array.from({ length: 30 }, () => ({ ...anyRequest(), tenantId: 'few' }))
+    const answers = Promise.all([...flood, ...few].map((request) => batcher.submit(request)))
+    await nextTurn()
+    const [first] = posted
+    const ofFew = first?.requests.filter(({ tenantId }) => tenantId === 'few')
+    expect(ofFew).toEqual(few)
+    for (let batch = 0; batch < posted.length; batch++) {
+      posted[batch]?.end()
+      await nextTurn()
+    }
+    await answers
+    const inOrder = posted.flatMap((batch) => batch.requests)
+    expect(inOrder.filter(({ tenantId }) => tenantId !== 'few')).toEqual(flood)
+  })
+
+  it('counts movements, not requests, when tenants take turns', async () => {
+    const { batcher, posted } = openBatcher({ batchMax: 1_000 })
+    const legs = Array.from({ length: 100 }, () => ({ from: A, to: B, amount: 1n, currency: 'USD' }))
+    const large = Array.from({ length: 100 }, () => batcher.submit(ask(legsOf(...legs))))
+    const small = Array.from({ length: 1_000 }, () => batcher.submit({ ...anyRequest(), tenantId: 'small' }))
+    await nextTurn()
+    const movements = (tenantId?: string) =>
+      posted[0]?.requests
+        .filter((request) => tenantId === undefined || request.tenantId === tenantId)
+        .reduce((sum, { operation }) => sum + (operation.kind === 'transfer' ? operation.legs.length : 0), 0) ?? 0
+    expect(movements('small')).toBeGreaterThan(800)
+    expect(movements() - movements('small')).toBeGreaterThan(800)
+    for (let batch = 0; batch < posted.length; batch++) {
+      posted[batch]?.end()
+      await nextTurn()
+    }
+    await Promise.all([...large, ...small])
+  })
+
+  it('puts what ends something before what is new', async () => {
+    const { batcher, posted } = openBatcher({ batchMax: 10 })
+    const answers = requests(15).map((request) => batcher.submit(request))
+    const expiry = { ...anyRequest(), operation: { kind: 'expiry', holdId: A } as const }
+    answers.push(batcher.submit(expiry))
+    await nextTurn()
+    expect(posted[0]?.requests[0]).toEqual(expiry)
+    posted[0]?.end()
+    await nextTurn()
+    for (const batch of posted) batch.end()
+    await Promise.all(answers)
+  })
+
+  it('makes room for a tenant that has little waiting, by sending away the newest of the one that has most', async () => {
+    const { batcher, posted } = openBatcher({ queueMax: 10 })
+    const first = batcher.submit(anyRequest())
+    await nextTurn()
+    const flood = requests(10).map((request) => batcher.submit(request))
+    const settled = Promise.allSettled(flood)
+    const other = batcher.submit({ ...anyRequest(), tenantId: 'other' })
+    expect(batcher.depth).toBe(10)
+    await expect(flood[9]).rejects.toThrow(QueueFull)
+    expect(() => batcher.submit(anyRequest())).toThrow(QueueFull)
+    posted[0]?.end()
+    await first
+    await nextTurn()
+    posted[1]?.end()
+    await other
+    expect((await settled).filter(({ status }) => status === 'rejected')).toHaveLength(1)
+  })
+
+  describe('when requests wait for too long', () => {
+    it('keeps the queue to one block, in which each tenant has its part, until they wait less again', async () => {
+      let ms = 0
+      const { batcher, posted } = openBatcher({ batchMax: 10, now: () => ms })
+      const waiting = requests(60).map((request) => batcher.submit(request))
+      await nextTurn()
+      for (const batch of [0, 1]) {
+        ms += 600
+        posted[batch]?.end()
+        await nextTurn()
+      }
+      expect(batcher.depth).toBe(20)
+      expect(() => batcher.submit(anyRequest())).toThrow(QueueFull)
+      const other = Array.from({ length: 5 }, () => batcher.submit({ ...anyRequest(), tenantId: 'other' }))
+      expect(() => batcher.submit({ ...anyRequest(), tenantId: 'other' })).toThrow(QueueFull)
+      for (let batch = 2; batch < posted.length; batch++) {
+        posted[batch]?.end()
+        await nextTurn()
+      }
+      await Promise.all([...waiting, ...other])
+      const after = requests(30).map((request) => batcher.submit(request))
+      await nextTurn()
+      expect(sizes(posted).slice(-2)).toEqual([10, 10])
+      for (let batch = 0; batch < posted.length; batch++) {
+        posted[batch]?.end()
+        await nextTurn()
+      }
+      await Promise.all(after)
+    })
+
+    it('refuses nothing because a single block took long', async () => {
+      let ms = 0
+      const { batcher, posted } = openBatcher({ batchMax: 10, now: () => ms })
+      const answers = requests(30).map((request) => batcher.submit(request))
+      await nextTurn()
+      ms += 2_000
+      posted[0]?.end()
+      await nextTurn()
+      answers.push(...requests(30).map((request) => batcher.submit(request)))
+      for (let batch = 1; batch < posted.length; batch++) {
+        posted[batch]?.end()
+        await nextTurn()
+      }
+      await Promise.all(answers)
+    })
+  })
+
+  describe('while no block goes through', () => {
+    const unavailable = (count: number) => Array.from({ length: count }, () => new LedgerUnavailable('away'))
+
+    it('refuses what is new once a block has taken five seconds, until it is through', async () => {
+      let ms = 0
+      const { batcher, posted } = openBatcher({ now: () => ms })
+      const first = batcher.submit(anyRequest())
+      await nextTurn()
+      ms = 5_000
+      const second = batcher.submit(anyRequest())
+      expect(batcher.breaker).toBe('closed')
+      ms = 5_001
+      expect(batcher.breaker).toBe('open')
+      expect(batcher.oldestMs).toBe(5_001)
+      expect(() => batcher.submit(anyRequest())).toThrow(LedgerUnavailable)
+      const step = batcher.submit({ ...anyRequest(), operation: { kind: 'expiry', holdId: A } })
+      posted[0]?.end()
+      await first
+      await nextTurn()
+      expect(batcher.breaker).toBe('closed')
+      posted[1]?.end()
+      await Promise.all([second, step])
+    })
+
+    it('lets one request try a second after a batch failed, and the others when that one went through', async () => {
+      let ms = 0
+      const { batcher, posted } = openBatcher({ now: () => ms })
+      const failing = Promise.allSettled([batcher.submit(anyRequest())])
+      await nextTurn()
+      posted[0]?.end(unavailable(1))
+      await failing
+      await nextTurn()
+      ms = 999
+      expect(() => batcher.submit(anyRequest())).toThrow(LedgerUnavailable)
+      ms = 1_000
+      const trial = batcher.submit(anyRequest())
+      expect(() => batcher.submit(anyRequest())).toThrow(LedgerUnavailable)
+      await nextTurn()
+      expect(() => batcher.submit(anyRequest())).toThrow(LedgerUnavailable)
+      posted[1]?.end()
+      await trial
+      await nextTurn()
+      const after = batcher.submit(anyRequest())
+      await nextTurn()
+      posted[2]?.end()
+      await after
+    })
   })
 
   it('gives the errors of single requests to those alone', async () => {

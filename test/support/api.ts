@@ -5,6 +5,7 @@ import type { Static } from 'typebox'
 import { verifyAll } from '../../src/audit/verification.ts'
 import type { Posting } from '../../src/core/post.ts'
 import type { ErrorCode } from '../../src/errors.ts'
+import type { Guards } from '../../src/http/admission.ts'
 import { buildApp } from '../../src/http/app.ts'
 import type { StreamSettings } from '../../src/http/routes/events.ts'
 import type {
@@ -180,6 +181,8 @@ export type ApiOptions = {
   /** What wakes the streams; the chains themselves if nothing else is given. */
   openFeed?: (shards: () => Router['shards']) => Feed
   streams?: StreamSettings
+  /** What refuses too much. */
+  guards?: Guards
   /** Goes between the app and the database: the URL that the app gets. */
   appUrl?: (url: string) => string | Promise<string>
 }
@@ -193,6 +196,7 @@ export async function openApi({
   sagaWaitMs,
   openFeed = (shards) => createBlockFeed({ shards }),
   streams,
+  guards = {},
   webhookRules = { allowPrivate: false, resolve: async () => ['93.184.215.14'] },
 }: ApiOptions = {}): Promise<Api> {
   const url = given ?? (await migratedDatabase())
@@ -213,7 +217,7 @@ export async function openApi({
   const webhookEndpoints = openEndpoints(usedUrl, webhookRules)
   const app = await buildApp({
     ...{ router, sagas: waiting(sagas, sagaWaitMs), directory, webhookEndpoints, logLevel: 'silent', audits },
-    ...{ feed, ...(streams && { streams }) },
+    ...{ feed, guards, ...(streams && { streams }) },
   })
   const sql = connect(url, { max: 1, role: null, name: 'test' })
   const send: Send = async ({ method, path, headers, body }) => {

@@ -1,0 +1,126 @@
+import { randomUUID } from 'node:crypto'
+import { connect, type Socket } from 'node:net'
+
+/** What came of a load that arrives at a constant rate, whatever the answers do. */
+export type Flow = {
+  offered: number
+  seconds: number
+  /** How many answers there were with each status; `0` is no answer: the connection broke, or it was not there in time. */
+  statuses: Map<number, number>
+  /** From when a request was due to when its answer was there, in milliseconds, of those that were accepted, ascending. */
+  acceptedMs: number[]
+  refusedMs: number[]
+  /** Of all that was refused: how many without saying when to come again. */
+  withoutRetryAfter: number
+  /** Accepted, by the second in which they were due. */
+  acceptedBySecond: number[]
+  refusedBySecond: number[]
+}
+
+export type OpenLoopOptions = {
+  url: string
+  path: string
+  /** Beside those for the length of the body and the idempotency key. */
+  headers: Record<string, string>
+  body: () => string
+  perSecond: number
+  seconds: number
+}
+
+const CONNECTIONS_MAX = 2_000
+/** After the last request was due. */
+const ANSWER_MS_MAX = 15_000
+
+type Asked = { dueMs: number }
+
+/**
+ * Sends requests at the times when they are due, each on a connection of its own, without waiting for earlier answers, as a crowd of
+ * strangers does. Latency counts from when a request was due, so what waits here for a connection counts too: no coordinated omission.
+ */
+export async function offer({ url, path, headers, body, perSecond, seconds }: OpenLoopOptions): Promise<Flow> {
+  const { hostname, port } = new URL(url)
+  const head = Object.entries({ host: `${hostname}:${port}`, ...headers }).map(
+    ([name, value]) => `${name}: ${value}\r\n`,
+  )
+  const before = `POST ${path} HTTP/1.1\r\n${head.join('')}`
+  const flow: Flow = {
+    ...{ offered: 0, seconds, statuses: new Map(), acceptedMs: [], refusedMs: [], withoutRetryAfter: 0 },
+    acceptedBySecond: Array.from({ length: seconds }, () => 0),
+    refusedBySecond: Array.from({ length: seconds }, () => 0),
+  }
+  const idle: Line[] = []
+  const open = new Set<Line>()
+  const waiting: Asked[] = []
+  const beganMs = performance.now()
+  const total = Math.floor(perSecond * seconds)
+  let answered = 0
+
+  function count({ dueMs }: Asked, status: number, hasRetryAfter: boolean): void {
+    answered += 1
+    flow.statuses.set(status, (flow.statuses.get(status) ?? 0) + 1)
+    const second = Math.min(seconds - 1, Math.floor((dueMs - beganMs) / 1_000))
+    const tookMs = performance.now() - dueMs
+    if (status >= 200 && status < 300) {
+      flow.acceptedMs.push(tookMs)
+      flow.acceptedBySecond[second] = (flow.acceptedBySecond[second] ?? 0) + 1
+    } else {
+      flow.refusedMs.push(tookMs)
+      flow.refusedBySecond[second] = (flow.refusedBySecond[second] ?? 0) + 1
+      if (!hasRetryAfter) flow.withoutRetryAfter += 1
+    }
+  }
+
+  function send(asked: Asked): void {
+    const line = idle.pop() ?? (open.size < CONNECTIONS_MAX ? dial() : undefined)
+    if (!line) {
+      waiting.push(asked)
+      return
+    }
+    const text = body()
+    line.asked = asked
+    line.socket.write(`${before}idempotency-key: ${randomUUID()}\r\ncontent-length: ${text.length}\r\n\r\n${text}`)
+  }
+
+  function dial(): Line {
+    const socket = connect(Number(port), hostname).setNoDelay(true).setEncoding('latin1')
+    const line: Line = { socket, asked: undefined, text: '' }
+    open.add(line)
+    socket.on('data', (chunk: unknown) => {
+      line.text += chunk
+      const end = line.text.indexOf('\r\n\r\n')
+      if (end < 0) return
+      const length = Number(/content-length: (\d+)/i.exec(line.text.slice(0, end))?.[1] ?? 0)
+      if (line.text.length < end + 4 + length) return
+      const { asked } = line
+      if (asked) count(asked, Number(line.text.slice(9, 12)), /\r\nretry-after:/i.test(line.text.slice(0, end)))
+      line.asked = undefined
+      line.text = ''
+      idle.push(line)
+      const next = waiting.shift()
+      if (next) send(next)
+    })
+    socket.on('error', () => {}) // `close` follows
+    socket.on('close', () => {
+      open.delete(line)
+      const place = idle.indexOf(line)
+      if (place >= 0) idle.splice(place, 1)
+      if (line.asked) count(line.asked, 0, true)
+    })
+    return line
+  }
+
+  while (flow.offered < total) {
+    const due = Math.min(total, Math.floor(((performance.now() - beganMs) * perSecond) / 1_000))
+    for (; flow.offered < due; flow.offered++) send({ dueMs: beganMs + (flow.offered * 1_000) / perSecond })
+    await new Promise((done) => setTimeout(done, 1))
+  }
+  const endMs = performance.now() + ANSWER_MS_MAX
+  while (answered < total && performance.now() < endMs) await new Promise((done) => setTimeout(done, 5))
+  for (const { socket } of open) socket.destroy()
+  if (answered < total) flow.statuses.set(0, (flow.statuses.get(0) ?? 0) + total - answered)
+  flow.acceptedMs.sort((a, b) => a - b)
+  flow.refusedMs.sort((a, b) => a - b)
+  return flow
+}
+
+type Line = { socket: Socket; asked: Asked | undefined; text: string }

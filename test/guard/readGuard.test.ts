@@ -1,0 +1,73 @@
+import { describe, expect, it } from 'vitest'
+import { createReadGuard, ReadsSaturated } from '../../src/guard/readGuard.ts'
+import { ConnectionLost } from '../../src/postgres/connect.ts'
+
+const lost = async () => {
+  throw new ConnectionLost('gone')
+}
+
+describe('the guard of reads', () => {
+  it('runs as many at once as there are connections, lets some wait, and refuses the rest at once', async () => {
+    const guard = createReadGuard({ atOnceMax: 2, waitingMax: 3 })
+    const { promise: gate, resolve: open } = Promise.withResolvers<void>()
+    let running = 0
+    const reads = Array.from({ length: 6 }, (_, i) =>
+      guard.run(async () => {
+        running += 1
+        await gate
+        return i
+      }),
+    )
+    await expect(reads[5]).rejects.toThrow(ReadsSaturated)
+    expect(running).toBe(2)
+    open()
+    expect(await Promise.all(reads.slice(0, 5))).toEqual([0, 1, 2, 3, 4])
+  })
+
+  it('asks a database that is silent no more for a while, then once, and goes on when that is answered', async () => {
+    const guard = createReadGuard({ atOnceMax: 4, openMs: 30 })
+    for (let i = 0; i < 5; i++) await expect(guard.run(lost)).rejects.toThrow('gone')
+    let asked = 0
+    const ask = async () => ++asked
+    await expect(guard.run(ask)).rejects.toThrow(ConnectionLost)
+    expect(asked).toBe(0)
+    await expect.poll(() => guard.run(ask).catch(() => 0), { interval: 5 }).toBeGreaterThan(0)
+    expect(await guard.run(ask)).toBe(2)
+  })
+
+  it('lets nobody wait for the one that is being tried', async () => {
+    const guard = createReadGuard({ atOnceMax: 4, openMs: 10 })
+    for (let i = 0; i < 5; i++) await guard.run(lost).catch(() => {})
+    const { promise: gate, resolve: open } = Promise.withResolvers<void>()
+    let trial: Promise<unknown> | undefined
+    await expect
+      .poll(
+        async () => {
+          let isTried = false
+          const run = guard.run(async () => {
+            isTried = true
+            await gate
+          })
+          run.catch(() => {})
+          await new Promise(setImmediate)
+          if (isTried) trial = run
+          return isTried
+        },
+        { interval: 5 },
+      )
+      .toBe(true)
+    await expect(guard.run(async () => 1)).rejects.toThrow(ConnectionLost)
+    open()
+    await trial
+    expect(await guard.run(async () => 1)).toBe(1)
+  })
+
+  it('does not count what the database itself refuses', async () => {
+    const guard = createReadGuard({ atOnceMax: 1 })
+    const wrong = async () => {
+      throw new Error('no such column')
+    }
+    for (let i = 0; i < 30; i++) await expect(guard.run(wrong)).rejects.toThrow('no such column')
+    expect(await guard.run(async () => 1)).toBe(1)
+  })
+})
