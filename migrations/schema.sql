@@ -352,6 +352,19 @@ CREATE TABLE webhook_attempts (
   CONSTRAINT webhook_attempts_pkey PRIMARY KEY (delivery_id, number)
 );
 
+CREATE TABLE webhook_backlogs (
+  endpoint_id uuid NOT NULL,
+  room integer NOT NULL,
+  counted_us bigint NOT NULL,
+  is_full boolean NOT NULL,
+  missed bigint NOT NULL DEFAULT 0,
+  missed_from_us bigint,
+  missed_until_us bigint,
+  CONSTRAINT webhook_backlogs_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES webhook_endpoints(id) ON DELETE CASCADE,
+  CONSTRAINT webhook_backlogs_missed_check CHECK ((missed >= 0)),
+  CONSTRAINT webhook_backlogs_pkey PRIMARY KEY (endpoint_id)
+) WITH (fillfactor=50);
+
 CREATE TABLE webhook_deliveries (
   id uuid NOT NULL,
   endpoint_id uuid NOT NULL,
@@ -373,7 +386,7 @@ CREATE TABLE webhook_deliveries (
   CONSTRAINT webhook_deliveries_tries_check CHECK ((tries >= 0))
 );
 CREATE INDEX webhook_deliveries_by_age ON public.webhook_deliveries USING btree (touched_us);
-CREATE INDEX webhook_deliveries_by_endpoint ON public.webhook_deliveries USING btree (endpoint_id, id DESC);
+CREATE INDEX webhook_deliveries_by_status ON public.webhook_deliveries USING btree (endpoint_id, status, id DESC);
 CREATE INDEX webhook_deliveries_due ON public.webhook_deliveries USING btree (endpoint_id, due_us) WHERE (status = 'pending'::text);
 
 CREATE TABLE webhook_endpoints (
@@ -391,6 +404,7 @@ CREATE TABLE webhook_endpoints (
   resting_until_us bigint NOT NULL DEFAULT 0,
   created_us bigint NOT NULL,
   deleted_us bigint,
+  slow_until_us bigint,
   CONSTRAINT webhook_endpoints_disabled_for_a_reason CHECK (((disabled_us IS NULL) = (disabled_reason IS NULL))),
   CONSTRAINT webhook_endpoints_disabled_reason_check CHECK ((disabled_reason = ANY (ARRAY['manual'::text, 'gone'::text, 'failing'::text]))),
   CONSTRAINT webhook_endpoints_event_types_check CHECK (((cardinality(event_types) >= 1) AND (cardinality(event_types) <= 50))),
@@ -974,7 +988,7 @@ GRANT DELETE, INSERT, SELECT ON TABLE webhook_events TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_requests TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (attempts), UPDATE (delivered_us), UPDATE (due_us), UPDATE (is_taken), UPDATE (status), UPDATE (touched_us), UPDATE (tries) ON TABLE webhook_deliveries TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (block), UPDATE (index) ON TABLE consumer_marks TO zerosum_app;
-GRANT DELETE, INSERT, SELECT, UPDATE (deleted_us), UPDATE (description), UPDATE (disabled_reason), UPDATE (disabled_us), UPDATE (event_types), UPDATE (failing_since_us), UPDATE (previous_secrets), UPDATE (resting_until_us), UPDATE (secret), UPDATE (secret_since_us), UPDATE (url) ON TABLE webhook_endpoints TO zerosum_app;
+GRANT DELETE, INSERT, SELECT, UPDATE (deleted_us), UPDATE (description), UPDATE (disabled_reason), UPDATE (disabled_us), UPDATE (event_types), UPDATE (failing_since_us), UPDATE (previous_secrets), UPDATE (resting_until_us), UPDATE (secret), UPDATE (secret_since_us), UPDATE (slow_until_us), UPDATE (url) ON TABLE webhook_endpoints TO zerosum_app;
 GRANT EXECUTE ON FUNCTION append_block TO zerosum_app;
 GRANT EXECUTE ON FUNCTION copy_history TO zerosum_app;
 GRANT EXECUTE ON FUNCTION leave_lease TO zerosum_app;
@@ -986,6 +1000,7 @@ GRANT EXECUTE ON FUNCTION take_lease TO zerosum_app;
 GRANT INSERT, SELECT ON TABLE tenants TO zerosum_app;
 GRANT INSERT, SELECT, TRUNCATE ON TABLE wallet_activity TO zerosum_app;
 GRANT INSERT, SELECT, TRUNCATE, UPDATE (amount), UPDATE (number) ON TABLE daily_totals TO zerosum_app;
+GRANT INSERT, SELECT, UPDATE (counted_us), UPDATE (is_full), UPDATE (missed), UPDATE (missed_from_us), UPDATE (missed_until_us), UPDATE (room) ON TABLE webhook_backlogs TO zerosum_app;
 GRANT INSERT, SELECT, UPDATE (revoked_at) ON TABLE api_keys TO zerosum_app;
 GRANT SELECT ON TABLE accounts TO zerosum_app;
 GRANT SELECT ON TABLE arrivals TO zerosum_app;

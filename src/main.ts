@@ -29,6 +29,7 @@ import { createDirectory } from './tenants/directory.ts'
 import { startDispatcher } from './webhooks/dispatcher.ts'
 import { openEndpoints } from './webhooks/endpoints.ts'
 import { startPruning } from './webhooks/pruning.ts'
+import { sometimes } from './webhooks/sometimes.ts'
 
 /** Longer than any answer takes (`ANSWER_MS_MAX`). */
 const CLOSE_MS_MAX = 12_000
@@ -169,7 +170,8 @@ export async function startNode(config: Config): Promise<Node> {
     closers.push(() => audits.close())
 
     const firstUrl = databases.urls[0] ?? ''
-    const rules = { allowPrivate: config.webhooksAllowPrivate }
+    const onRefused = sometimes(({ host, why }) => log('a webhook host is not called', { message: `${host}: ${why}` }))
+    const rules = { allowPrivate: config.webhooksAllowPrivate, onRefused }
     const webhookEndpoints = openEndpoints(firstUrl, rules)
     closers.push(() => webhookEndpoints.close())
     const onWebhookTrouble = (error: unknown) => log('webhooks met trouble and go on', error)
@@ -184,7 +186,9 @@ export async function startNode(config: Config): Promise<Node> {
     closers.push(() => consuming.end())
     const groups = [
       projectionsGroup(consuming),
-      webhooksGroup(consuming, (ids) => log('events are too large for webhooks', { message: ids.join(', ') })),
+      webhooksGroup(consuming, (ids) =>
+        log('webhook endpoints miss events, they are full', { message: ids.join(', ') }),
+      ),
       ...(cache ? [cacheGroup(cache)] : []),
     ]
     const consumers = startConsumers({

@@ -10,8 +10,9 @@ export type Marks = {
   /**
    * Those of the batch's events that this group has not marked yet, in order, and marks them. Effects written in the same transaction happen
    * once, however often the events come; two consumers that have the same events wait for each other here.
+   * @param upTo of the first so many events of the batch only, for who does it in several transactions, one after the other
    */
-  fresh(tx: Tx): Promise<LedgerEvent[]>
+  fresh(tx: Tx, upTo?: number): Promise<LedgerEvent[]>
 }
 
 /**
@@ -24,7 +25,7 @@ export function marksOf(
   delivered: readonly Delivered[],
   confirm: () => Promise<void> = async () => {},
 ): Marks {
-  return { fresh: (tx) => takeFresh(tx, group, delivered, confirm) }
+  return { fresh: (tx, upTo) => takeFresh(tx, group, delivered.slice(0, upTo), confirm) }
 }
 
 type Line = { stream: string; partition: number; shard: number; block: number; index: number }

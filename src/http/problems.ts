@@ -100,5 +100,8 @@ const FORMAT_MESSAGES: Record<string, string> = {
 }
 
 function expectation(keyword: string, params: Record<string, unknown>, message = 'is not valid'): string {
+  if (keyword === 'enum' && Array.isArray(params['allowedValues'])) {
+    return `must be one of ${params['allowedValues'].join(', ')}`
+  }
   return (keyword === 'format' ? FORMAT_MESSAGES[`${params['format']}`] : undefined) ?? message
 }

@@ -194,6 +194,20 @@ const WebhookFields = {
   }),
   disabledAt: Nullable<string>('string'),
   failingSince: Nullable<string>('string'),
+  full: Type.Boolean({
+    description: 'So much waits to be delivered that what happens now is not: until less waits again.',
+  }),
+  missedEvents: Type.Union(
+    [
+      Type.Object({
+        count: Type.Integer({ description: 'Of all time.' }),
+        from: Type.String({ description: 'When the first of them happened, of the last time that it was full.' }),
+        until: Type.String({ description: 'When the last of them happened.' }),
+      }),
+      Type.Null(),
+    ],
+    { description: 'What it wanted and did not get because it was full.' },
+  ),
   createdAt: Type.String(),
 }
 export const WebhookEndpointBody = Type.Object(WebhookFields)

@@ -178,6 +178,7 @@ export function blockView(block: BlockHeader): Static<typeof BlockBody> {
 
 export function webhookEndpointView(endpoint: Endpoint): Static<typeof WebhookEndpointBody> {
   const { id, url, description, eventTypes, disabledUs, disabledReason, failingSinceUs, createdUs } = endpoint
+  const { isFull, missed } = endpoint
   return {
     id: formatId('whk', id),
     url,
@@ -187,6 +188,12 @@ export function webhookEndpointView(endpoint: Endpoint): Static<typeof WebhookEn
     disabledReason,
     disabledAt: timeOrNull(disabledUs),
     failingSince: timeOrNull(failingSinceUs),
+    full: isFull,
+    missedEvents: missed && {
+      count: missed.count,
+      from: formatTime(missed.fromUs),
+      until: formatTime(missed.untilUs),
+    },
     createdAt: formatTime(createdUs),
   }
 }

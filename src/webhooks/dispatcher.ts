@@ -1,12 +1,12 @@
-import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { formatId } from '../core/ids.ts'
 import { connect } from '../postgres/connect.ts'
-import { judge } from './schedule.ts'
+import { judge, type Verdict } from './schedule.ts'
 import { type Reply, send } from './send.ts'
 import { sign } from './signature.ts'
+import { countPending } from './sql/backlogs.ts'
 import { giveBack, recordAttempt } from './sql/recordAttempt.ts'
-import { type Taken, takeDue } from './sql/takeDue.ts'
+import { type Pace, type Taken, takeDue } from './sql/takeDue.ts'
 import { findTarget, type TargetRules } from './target.ts'
 
 /**
@@ -17,6 +17,8 @@ import { findTarget, type TargetRules } from './target.ts'
  * it may be delivered twice, and is never lost. No call takes longer than `CALL_MS_MAX`, so no two are under way at once.
  */
 export type Dispatcher = {
+  /** How many deliveries wait, for all endpoints of the installation together; no more than `PENDING_SHOWN_MAX` are counted. */
+  pending(): Promise<number>
   /** Takes nothing more; waits a little for what is under way, then gives it back. */
   stop(): Promise<void>
 }
@@ -26,14 +28,21 @@ export type DispatcherOptions = {
   readonly url: string
   readonly rules: TargetRules
   readonly onTrouble: (error: unknown) => void
+  /** Told what came of each attempt, once that is written down. */
+  readonly onDelivered?: (outcome: Outcome) => void
   /** Milliseconds since 1970. */
   readonly clockMs?: () => number
   readonly intervalMs?: number
   /** How long a call may take. */
   readonly callMsMax?: number
+  /** After how long a call's endpoint is slow, if the call goes on. */
+  readonly slowMs?: number
   /** Certificates to trust instead of the usual ones, for tests. */
   readonly ca?: string
 }
+
+/** `delivered`; `retry`, it failed and will be tried again; `dead`, it failed for the last time; `gone`, so did its endpoint. */
+export type Outcome = Verdict['kind']
 
 const INTERVAL_MS = 500
 /** After a delivery ends, the next is not looked for at once: others may end meanwhile. */
@@ -42,7 +51,12 @@ const PAUSE_MS = 20
 const CALL_MS_MAX = 15_000
 /** How long a delivery is this node's: a call, and writing down what came of it. */
 export const LEASE_MS = 60_000
+/** An endpoint that keeps a call waiting for so long is slow. */
+const SLOW_MS = 2_000
 const IN_FLIGHT_MAX = 200
+/** Of these, calls to endpoints that are slow, and to all that are not known to be quick: quick ones always have places left. */
+const SLOW_MAX = 50
+const NOT_QUICK_MAX = 150
 const PER_ENDPOINT_MAX = 5
 const PER_TENANT_MAX = 50
 const CONNECTIONS = 4
@@ -50,15 +64,20 @@ const ANSWER_MS_MAX = 5_000
 const RECORD_ATTEMPTS_MAX = 5
 const RECORD_DELAY_MS = 500
 const STOP_MS_MAX = 5_000
+export const PENDING_SHOWN_MAX = 100_000
 
 export function startDispatcher(options: DispatcherOptions): Dispatcher {
-  const { url, rules, onTrouble, clockMs = Date.now, intervalMs = INTERVAL_MS, callMsMax = CALL_MS_MAX, ca } = options
+  const { url, rules, onTrouble, onDelivered, clockMs = Date.now, ca } = options
+  const { intervalMs = INTERVAL_MS, callMsMax = CALL_MS_MAX, slowMs = SLOW_MS } = options
   const sql = connect(url, { max: CONNECTIONS, name: 'zerosum webhooks', answerMsMax: ANSWER_MS_MAX })
   const stopping = new AbortController()
   /** Each ends a call that is under way. */
   const calls = new Set<AbortController>()
   let isCut = false
   const running = new Set<Promise<void>>()
+  /** How many calls are under way, by pace, and to which endpoints they take too long. */
+  const paces: Record<Pace, number> = { quick: 0, unknown: 0, slow: 0 }
+  const long = new Map<string, number>()
   const busy = { endpoints: new Map<string, number>(), tenants: new Map<string, number>() }
   let wake = () => {}
 
@@ -72,14 +91,18 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
       countMax,
       perEndpointMax: PER_ENDPOINT_MAX,
       perTenantMax: PER_TENANT_MAX,
+      room: { slow: SLOW_MAX - paces.slow, notQuick: NOT_QUICK_MAX - paces.slow - paces.unknown },
+      slow: new Set(long.keys()),
       busy,
     })
     for (const delivery of taken) {
       count(delivery, 1)
+      const ended = timed(delivery)
       const run = deliver(delivery)
         .catch(onTrouble)
         .finally(() => {
           running.delete(run)
+          ended()
           count(delivery, -1)
           wake()
         })
@@ -92,6 +115,23 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
     change(busy.tenants, tenantId, by)
   }
 
+  /** Takes a call for one of its endpoint's pace; for a slow one as soon as it is. @returns to be told when it has ended */
+  function timed({ endpointId, pace }: Taken): () => void {
+    let isLong = false
+    paces[pace]++
+    const timer = setTimeout(() => {
+      isLong = true
+      paces[pace]--
+      paces.slow++
+      change(long, endpointId, 1)
+    }, slowMs)
+    return () => {
+      clearTimeout(timer)
+      paces[isLong ? 'slow' : pace]--
+      if (isLong) change(long, endpointId, -1)
+    }
+  }
+
   async function deliver(delivery: Taken): Promise<void> {
     const beganMs = clockMs()
     const began = performance.now()
@@ -100,15 +140,18 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
       return await giveBack(sql, delivery.id, delivery.attempt, clockMs() * 1000)
     }
     const nowMs = clockMs()
+    const tookMs = Math.round(performance.now() - began)
     const attempt = {
       deliveryId: delivery.id,
       number: delivery.attempt,
       beganUs: beganMs * 1000,
-      tookMs: Math.round(performance.now() - began),
+      tookMs,
+      isSlow: tookMs >= slowMs,
       reply,
       verdict: judge(reply, delivery.tries, nowMs, Math.random()),
     }
     await persist(() => recordAttempt(sql, attempt, nowMs * 1000))
+    onDelivered?.(attempt.verdict.kind)
   }
 
   /** Looks the endpoint's addresses up and calls it, all of it in the time that one call has. */
@@ -117,8 +160,7 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
     const timer = setTimeout(() => over.abort(), callMsMax)
     calls.add(over)
     try {
-      const late = once(over.signal, 'abort').then(() => ({ refusal: 'its host was not found in time' }))
-      const target = await Promise.race([findTarget(url, rules), late])
+      const target = await findTarget(url, rules, over.signal)
       if ('refusal' in target) return notCalled(`not called: ${target.refusal}`)
       return await send(target, signed(secrets, eventId, nowMs, body), over.signal, ca)
     } finally {
@@ -162,6 +204,7 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
 
   const looping = loop()
   return {
+    pending: () => countPending(sql, PENDING_SHOWN_MAX),
     async stop() {
       stopping.abort()
       await looping

@@ -2,7 +2,14 @@ import { ZerosumError } from '../errors.ts'
 import { connect, type Sql, type Tx } from '../postgres/connect.ts'
 import { newId } from '../shards/newId.ts'
 import { newSecret } from './signature.ts'
-import { type Delivery, findDelivery, type LoggedDelivery, listDeliveries, resendDelivery } from './sql/deliveries.ts'
+import {
+  type Delivery,
+  findDelivery,
+  type LoggedDelivery,
+  listDeliveries,
+  lockDelivery,
+  resendDelivery,
+} from './sql/deliveries.ts'
 import {
   addEndpoint,
   countEndpoints,
@@ -143,6 +150,9 @@ export function openEndpoints(url: string, rules: TargetRules, clockMs: () => nu
       const payload = JSON.stringify({ kind: 'resend', id, deliveryId })
       return await sql.begin(async (sql) => {
         await lockTenant(sql, tenantId)
+        await found(findEndpoint(sql, tenantId, id))
+        // In the order in which an attempt is recorded, so that the two do not wait for each other.
+        await lockDelivery(sql, id, deliveryId)
         const endpoint = await found(lockEndpoint(sql, tenantId, id))
         await found(findDelivery(sql, id, deliveryId))
         const known = await findKnown(sql, tenantId, key)
@@ -183,7 +193,7 @@ function newEndpoint(
   createdUs: number,
 ): Endpoint {
   const untroubled = { disabledUs: null, disabledReason: null, failingSinceUs: null, restingUntilUs: 0 }
-  return { id, url, eventTypes, description, createdUs, ...untroubled }
+  return { id, url, eventTypes, description, createdUs, ...untroubled, isFull: false, missed: null }
 }
 
 /** Enabled again, an endpoint has a clean slate. */

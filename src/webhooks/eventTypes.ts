@@ -3,11 +3,16 @@
  * types that begin with `entry.`; `*`, all there are. A star stands nowhere else.
  */
 
-/** What an event's type looks like. */
-export const EVENT_TYPE = /^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$/
-/** What an endpoint may choose by. */
-export const EVENT_PATTERN = '^(\\*|[a-z][a-z0-9_]*(\\.[a-z][a-z0-9_]*)*(\\.\\*)?)$'
-export const EVENT_TYPE_LENGTH_MAX = 100
+/** All there are. docs/webhooks.md says what each is about, and a test compares. */
+export const EVENT_TYPES = ['transaction.posted', 'entry.posted'] as const
+
+export type EventType = (typeof EVENT_TYPES)[number]
+
+/** What an endpoint may choose by: all patterns that choose something. */
+export const EVENT_PATTERNS: readonly string[] = [
+  '*',
+  ...new Set(EVENT_TYPES.flatMap((type) => [...prefixesOf(type).map((prefix) => `${prefix}.*`), type])),
+]
 
 /** Whether one of the patterns chooses this type. */
 export function isChosen(type: string, patterns: readonly string[]): boolean {
@@ -15,4 +20,9 @@ export function isChosen(type: string, patterns: readonly string[]): boolean {
     (pattern) =>
       pattern === '*' || pattern === type || (pattern.endsWith('.*') && type.startsWith(pattern.slice(0, -1))),
   )
+}
+
+function prefixesOf(type: string): string[] {
+  const parts = type.split('.')
+  return parts.slice(1).map((_, i) => parts.slice(0, i + 1).join('.'))
 }

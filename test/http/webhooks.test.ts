@@ -10,6 +10,7 @@ import type {
 import { newKey } from '../../src/tenants/directory.ts'
 import { startDispatcher } from '../../src/webhooks/dispatcher.ts'
 import { ENDPOINTS_MAX } from '../../src/webhooks/endpoints.ts'
+import { EVENT_PATTERNS } from '../../src/webhooks/eventTypes.ts'
 import { type Api, type Client, clientOf, ID, openApi, type PageOf, TIME } from '../support/api.ts'
 import { startNode } from '../support/node.ts'
 import { happen } from '../webhooks/happen.ts'
@@ -71,6 +72,8 @@ describe('POST /v1/webhook-endpoints', () => {
       disabledReason: null,
       disabledAt: null,
       failingSince: null,
+      full: false,
+      missedEvents: null,
       createdAt: expect.stringMatching(TIME),
     })
     const location = answer.headers['location'] ?? ''
@@ -136,6 +139,29 @@ describe('POST /v1/webhook-endpoints', () => {
     expectProblem(await api.alpha.call('POST', LIST, body), 'validation_failed')
   })
 
+  test.each(['transfer.postd', 'transactions.*', 'a.b', 'transaction', 'ENTRY.posted'])(
+    'refuses the event type %s, names the field, and says which there are',
+    async (type) => {
+      const { client } = await newcomer()
+      const message = `must be one of ${EVENT_PATTERNS.join(', ')}`
+      const errors = [{ field: 'body/eventTypes/1', message }]
+      const eventTypes = ['entry.posted', type]
+      const made = await client.call('POST', LIST, { url: URL, eventTypes })
+      expect(expectProblem(made, 'validation_failed')).toMatchObject({
+        errors,
+        detail: `body/eventTypes/1: ${message}`,
+      })
+      const { id } = await make(client)
+      const changed = await client.call('PATCH', `${LIST}/${id}`, { eventTypes })
+      expect(expectProblem(changed, 'validation_failed')).toMatchObject({ errors })
+    },
+  )
+
+  test.each(EVENT_PATTERNS)('takes the event type %s', async (pattern) => {
+    const { client } = await newcomer()
+    expect((await make(client, { eventTypes: [pattern] })).eventTypes).toEqual([pattern])
+  })
+
   test('makes a hundred at most, also when they are asked for at once', async () => {
     const { client } = await newcomer()
     const answers = await Promise.all(
@@ -157,7 +183,7 @@ describe('PATCH /v1/webhook-endpoints/{id}', () => {
     const { client } = await newcomer()
     const { secret: _, ...endpoint } = await make(client)
     const path = `${LIST}/${endpoint.id}`
-    const change = { url: 'https://other.example.com/', eventTypes: ['a.b'], description: 'new' }
+    const change = { url: 'https://other.example.com/', eventTypes: ['entry.posted'], description: 'new' }
     const changed = { ...endpoint, ...change }
     expect((await client.call('PATCH', path, change)).body).toEqual(changed)
     const off = { ...changed, disabled: true, disabledReason: 'manual', disabledAt: expect.stringMatching(TIME) }
@@ -287,6 +313,24 @@ describe('deliveries', () => {
     const answer = await client.call('POST', `${LIST}/${id}/deliveries/${delivery?.id}/resend`)
     expectProblem(answer, 'webhook_endpoint_disabled')
   })
+})
+
+test('an endpoint that is full shows that, and what it missed', async () => {
+  const { client, tenantId } = await newcomer()
+  const { id } = await make(client)
+  await happen(api.url, { tenantId })
+  await api.query(`UPDATE webhook_backlogs SET room = 0, is_full = true, counted_us = counted_us + 1000000000
+    WHERE endpoint_id = (SELECT id FROM webhook_endpoints WHERE tenant_id = '${tenantId}')`)
+  const times = ['2126-01-01T00:00:00.000001Z', '2126-01-01T00:00:01.000000Z'] as const
+  for (const time of times) {
+    const timeUs = Date.parse(time) * 1000 + Number(time.slice(-4, -1))
+    await happen(api.url, { tenantId, timeUs })
+  }
+  const missedEvents = { count: 2, from: times[0], until: times[1] }
+  const shown = { full: true, missedEvents, disabled: false }
+  expect((await client.get(`${LIST}/${id}`)).body).toMatchObject(shown)
+  expect((await client.get(LIST)).body).toMatchObject({ data: [shown] })
+  expect((await client.call('PATCH', `${LIST}/${id}`, { description: 'x' })).body).toMatchObject(shown)
 })
 
 test('a node delivers by itself what was accepted, and stops in order', async () => {

@@ -731,6 +731,7 @@ describe('the role of the application', () => {
       verifications: 'DELETE INSERT SELECT',
       consumer_marks: 'DELETE INSERT SELECT',
       webhook_attempts: 'DELETE INSERT SELECT',
+      webhook_backlogs: 'INSERT SELECT',
       webhook_deliveries: 'DELETE INSERT SELECT',
       webhook_endpoints: 'DELETE INSERT SELECT',
       webhook_events: 'DELETE INSERT SELECT',
@@ -745,7 +746,10 @@ describe('the role of the application', () => {
         AND has_column_privilege('zerosum_app', c.oid, attnum, 'UPDATE')`
     // Of webhooks, nothing that says whose something is.
     const ofEndpoints = ['url', 'description', 'event_types', 'secret', 'secret_since_us', 'previous_secrets']
-    const stateOfEndpoints = ['disabled_us', 'disabled_reason', 'failing_since_us', 'resting_until_us', 'deleted_us']
+    const stateOfEndpoints = [
+      ...['disabled_us', 'disabled_reason', 'failing_since_us', 'resting_until_us', 'slow_until_us', 'deleted_us'],
+    ]
+    const ofBacklogs = ['room', 'counted_us', 'is_full', 'missed', 'missed_from_us', 'missed_until_us']
     const ofDeliveries = ['status', 'attempts', 'tries', 'due_us', 'is_taken', 'touched_us', 'delivered_us']
     expect(columns.map(({ name }) => name).sort()).toEqual(
       [
@@ -756,6 +760,7 @@ describe('the role of the application', () => {
         'daily_totals.number',
         ...[...ofEndpoints, ...stateOfEndpoints].map((name) => `webhook_endpoints.${name}`),
         ...ofDeliveries.map((name) => `webhook_deliveries.${name}`),
+        ...ofBacklogs.map((name) => `webhook_backlogs.${name}`),
       ].sort(),
     )
   })

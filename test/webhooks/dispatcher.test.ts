@@ -5,15 +5,18 @@ import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import type { Tx } from '../../src/postgres/connect.ts'
 import { LEASE_MS } from '../../src/webhooks/dispatcher.ts'
 import { KEPT_US, KEYS_KEPT_US, startPruning } from '../../src/webhooks/pruning.ts'
 import { sign } from '../../src/webhooks/signature.ts'
+import { listDeliveries } from '../../src/webhooks/sql/deliveries.ts'
 import { pruneWebhooks } from '../../src/webhooks/sql/prune.ts'
-import { FAILING_US_MAX } from '../../src/webhooks/sql/recordAttempt.ts'
+import { FAILING_US_MAX, SLOW_US } from '../../src/webhooks/sql/recordAttempt.ts'
 import { type Call, openReceiver } from './receiver.ts'
 import { allAre, openStage, type Stage } from './stage.ts'
 
 const HOUR_MS = 3_600_000
+const NOT_CALLED = 'not called: its host leads to no address that can be called'
 
 const endpointOf = (stage: Stage, id: string) => stage.endpoints.find(stage.tenantId, id)
 
@@ -157,7 +160,7 @@ describe('a delivery', () => {
     ['there is no answer', async () => (await openReceiver(() => {})).url, 'there was no answer in time'],
     ['the answer is not HTTP', () => rawServer('hello\r\n\r\n'), 'the answer is not HTTP'],
     ['headers do not end', () => rawServer(`HTTP/1.1 200 OK\r\nx: ${'x'.repeat(100_000)}`), 'the answer is not HTTP'],
-    ['the name has no address', async () => 'http://nothing.invalid/', 'not called: its host has no address'],
+    ['the name has no address', async () => 'http://nothing.invalid/', NOT_CALLED],
   ])('fails, and says why, when %s', async (_name, url, error) => {
     const stage = await openStage({ allowPrivate: true, resolve: async () => ['127.0.0.1'] })
     await stage.listen(await url())
@@ -264,10 +267,11 @@ describe('an endpoint', () => {
     const fast = await openReceiver()
     const { id } = await stage.listen(slow.url, ['transaction.posted'])
     await stage.listen(fast.url, ['entry.posted'])
+    await stage.haveBeenQuick()
     await stage.happen(...Array.from({ length: 1_000 }, () => ({})))
     stage.dispatch()
     await slow.called(5)
-    await stage.happen(...Array.from({ length: 50 }, () => ({ type: 'entry.posted' })))
+    await stage.happen(...Array.from({ length: 50 }, () => ({ type: 'entry.posted' as const })))
     await fast.called(50)
     expect(slow.calls).toHaveLength(5)
     const rows = await stage.deliveries()
@@ -281,12 +285,128 @@ describe('an endpoint', () => {
     for (let i = 0; i < 15; i++) await stage.listen(slow.url)
     const other = await stage.tenant()
     await stage.listen(fast.url, ['*'], other)
+    await stage.haveBeenQuick()
     await stage.happen(...Array.from({ length: 10 }, () => ({})))
     stage.dispatch()
     await slow.called(50)
     await stage.happen(...Array.from({ length: 20 }, () => ({ tenantId: other })))
     await fast.called(20)
     expect(slow.calls).toHaveLength(50)
+  })
+
+  it('that is quick always finds places left, though many others never answer: 150 calls are the most for these', async () => {
+    const stage = await openStage()
+    const slow = await openReceiver(() => {})
+    const fast = await openReceiver()
+    const others = await Promise.all(Array.from({ length: 4 }, () => stage.tenant()))
+    for (const other of others) for (let i = 0; i < 55; i++) await stage.listen(slow.url, ['*'], other)
+    await stage.happen(...others.map((tenantId) => ({ tenantId })))
+    const { id } = await stage.listen(fast.url)
+    await stage.sql`UPDATE webhook_endpoints SET slow_until_us = 0 WHERE id = ${id}`
+    stage.dispatch({ callMsMax: 200_000, slowMs: 100_000 })
+    await slow.called(150)
+    await stage.happen(...Array.from({ length: 20 }, () => ({})))
+    await fast.called(20)
+    expect(slow.calls).toHaveLength(150)
+  })
+
+  it('that is new finds a place, though many have been slow lately: fifty calls are the most for these', async () => {
+    const stage = await openStage()
+    const slow = await openReceiver(() => {})
+    const fresh = await openReceiver()
+    const others = await Promise.all([stage.tenant(), stage.tenant(), stage.tenant()])
+    for (const other of others) for (let i = 0; i < 50; i++) await stage.listen(slow.url, ['*'], other)
+    await stage.sql`UPDATE webhook_endpoints SET slow_until_us = ${(stage.clock.nowMs + HOUR_MS) * 1000}`
+    await stage.happen(...others.map((tenantId) => ({ tenantId })))
+    await stage.listen(fresh.url)
+    stage.dispatch({ callMsMax: 200_000, slowMs: 100_000 })
+    await slow.called(50)
+    const each = others.map(async (tenant) => {
+      const rows = await stage.sql`SELECT FROM webhook_deliveries d JOIN webhook_endpoints e ON e.id = d.endpoint_id
+        WHERE tenant_id = ${tenant} AND is_taken`
+      return rows.length
+    })
+    expect((await Promise.all(each)).sort(), 'shared evenly between tenants').toEqual([16, 17, 17])
+    await stage.happen({})
+    await fresh.called(1)
+    expect(slow.calls).toHaveLength(50)
+  })
+
+  it('is called once at a time until it has answered quickly, then five times', async () => {
+    const stage = await openStage()
+    const answers: ServerResponse[] = []
+    const receiver = await openReceiver((answer) => answers.push(answer))
+    await stage.listen(receiver.url)
+    await stage.happen(...Array.from({ length: 10 }, () => ({})))
+    stage.dispatch({ callMsMax: 200_000, slowMs: 100_000 })
+    await receiver.called(1)
+    await sleep(200)
+    expect(receiver.calls).toHaveLength(1)
+    answers[0]?.writeHead(204).end()
+    await receiver.called(6)
+    await sleep(200)
+    expect(receiver.calls).toHaveLength(6)
+  })
+
+  it('that keeps a call waiting is slow at once, and for five minutes: one call at a time', async () => {
+    const stage = await openStage()
+    let isSlow = true
+    const answers: ServerResponse[] = []
+    const receiver = await openReceiver((answer) => (isSlow ? answers.push(answer) : answer.writeHead(204).end()))
+    const { id } = await stage.listen(receiver.url)
+    await stage.haveBeenQuick()
+    await stage.happen({})
+    stage.dispatch({ callMsMax: 200_000, slowMs: 1_000 })
+    await receiver.called(1)
+    await sleep(1_500)
+    await stage.happen(...Array.from({ length: 5 }, () => ({})))
+    await sleep(300)
+    expect(receiver.calls, 'there would be places for four more').toHaveLength(1)
+    answers[0]?.writeHead(204).end()
+    await receiver.called(2)
+    await sleep(300)
+    expect(receiver.calls, 'it was slow when it answered').toHaveLength(2)
+    isSlow = false
+    answers[1]?.writeHead(204).end()
+    await stage.deliveries(allAre('delivered'))
+    const slowUntil = async () => {
+      const [row] = await stage.sql<
+        { us: bigint }[]
+      >`SELECT slow_until_us AS us FROM webhook_endpoints WHERE id = ${id}`
+      return Number(row?.us)
+    }
+    expect(await slowUntil(), 'quick answers do not end it').toBe(stage.clock.nowMs * 1000 + SLOW_US)
+    stage.clock.nowMs += SLOW_US / 1000
+    await stage.happen({})
+    await stage.deliveries(allAre('delivered'))
+    expect(await slowUntil()).toBe(0)
+  })
+
+  it('that fails is left alone after each failure for a tenth of the time that it has been failing, a minute at most', async () => {
+    const stage = await openStage()
+    let status = 500
+    const receiver = await openReceiver((answer) => answer.writeHead(status).end())
+    await stage.listen(receiver.url)
+    await stage.happen(...Array.from({ length: 30 }, () => ({})))
+    stage.dispatch()
+    await stage.deliveries((rows) => rows.every(({ attempts, is_taken }) => attempts === 1 && !is_taken))
+    const madeAfter = async (ms: number) => {
+      const before = receiver.calls.length
+      stage.clock.nowMs += ms
+      await receiver.called(before + 1)
+      await sleep(300)
+      return receiver.calls.length - before
+    }
+    expect(await madeAfter(100_000)).toBe(1)
+    expect(await madeAfter(10_000)).toBe(1)
+    stage.clock.nowMs += 10_000
+    await sleep(300)
+    expect(receiver.calls, '11 s are a tenth now').toHaveLength(32)
+    expect(await madeAfter(HOUR_MS)).toBe(1)
+    expect(await madeAfter(60_000)).toBe(1)
+    status = 204
+    stage.clock.nowMs += 60_000
+    await stage.deliveries((rows) => rows.filter((row) => row.status === 'delivered').length > 20)
   })
 
   it('that was deleted gets nothing more, though it was due', async () => {
@@ -313,7 +433,7 @@ describe('the address of an endpoint', () => {
     await stage.happen({})
     stage.dispatch()
     await stage.deliveries(([row]) => row?.attempts === 1 && !row.is_taken)
-    const error = 'not called: its host has an address that may not be called'
+    const error = NOT_CALLED
     expect(await stage.attempts()).toEqual([{ number: 1, status_code: null, error, response: null }])
     expect(receiver.calls).toEqual([])
   })
@@ -353,7 +473,7 @@ describe('the address of an endpoint', () => {
     await receiver.called(1)
     await stage.deliveries((rows) => rows.some((row) => row.endpoint_id === id && row.attempts === 1 && !row.is_taken))
     const [found] = await stage.endpoints.deliveries(stage.tenantId, id, { limit: 1, before: null }, null)
-    expect(found?.lastAttempt?.error).toBe('not called: its host was not found in time')
+    expect(found?.lastAttempt?.error).toBe(NOT_CALLED)
   })
 })
 
@@ -499,6 +619,24 @@ describe('a resend', () => {
     expect(receiver.calls).toHaveLength(1)
   })
 
+  it('and the record of an attempt do not wait for each other', async () => {
+    const stage = await openStage()
+    const { id } = await stage.listen('http://127.0.0.1:9/')
+    await stage.happen({})
+    const [row] = await stage.deliveries()
+    let resent: Promise<unknown> | undefined
+    // What a record does, in its order: the delivery, then the endpoint.
+    await stage.sql.begin(async (sql) => {
+      await sql`UPDATE webhook_deliveries SET attempts = 1`
+      resent = again(stage, id, row?.id ?? '').catch((error) => error)
+      const waiting = () => stage.sql`
+        SELECT FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND NOT granted`
+      while ((await waiting()).length === 0) await sleep(20)
+      await sql`UPDATE webhook_endpoints SET failing_since_us = 1`
+    })
+    expect(await resent).toMatchObject({ isReplay: false })
+  })
+
   it('to an endpoint that is disabled is refused', async () => {
     const stage = await openStage()
     const { id } = await stage.listen('http://127.0.0.1:9/')
@@ -507,6 +645,72 @@ describe('a resend', () => {
     await stage.endpoints.change(stage.tenantId, id, { disabled: true })
     await expect(again(stage, id, row?.id ?? '')).rejects.toMatchObject({ code: 'webhook_endpoint_disabled' })
   })
+})
+
+it('what came of each attempt is told, and how much waits can be asked', async () => {
+  const stage = await openStage()
+  const answers = [500, 200, 410]
+  const receiver = await openReceiver((answer, _call, number) => answer.writeHead(answers[number - 1] ?? 500).end())
+  await stage.listen(receiver.url)
+  const outcomes: string[] = []
+  const dispatcher = stage.dispatch({ onDelivered: (outcome) => outcomes.push(outcome) })
+  expect(await dispatcher.pending()).toBe(0)
+  await stage.happen({})
+  while (outcomes.length < 1) await sleep(20)
+  expect(await dispatcher.pending()).toBe(1)
+  stage.clock.nowMs += 10_000
+  while (outcomes.length < 2) await sleep(20)
+  await stage.happen({})
+  while (outcomes.length < 3) await sleep(20)
+  await stage.listen(receiver.url, ['transaction.posted'])
+  await stage.sql`UPDATE webhook_deliveries SET status = 'pending', tries = 9, due_us = 0 WHERE status = 'delivered'`
+  await stage.sql`UPDATE webhook_endpoints SET disabled_us = NULL, disabled_reason = NULL, resting_until_us = 0`
+  while (outcomes.length < 4) await sleep(20)
+  expect(outcomes).toEqual(['retry', 'delivered', 'gone', 'dead'])
+  expect(await dispatcher.pending()).toBe(0)
+})
+
+describe('a list of deliveries', () => {
+  const [ENDPOINTS, EACH, LIMIT] = [4, 5_000, 25]
+  type Listed = { id: string; status: string }
+
+  it('reads what it shows and little more, by status too, however many deliveries there are', async () => {
+    const stage = await openStage()
+    for (let i = 0; i < ENDPOINTS; i++) await stage.listen('http://127.0.0.1:9/')
+    const [listener] = await stage.endpoints.list(stage.tenantId, { limit: 1, before: null })
+    const id = listener?.id ?? ''
+    await stage.sql`INSERT INTO webhook_events (id, tenant_id, type, body, created_us)
+      SELECT gen_random_uuid(), ${stage.tenantId}, 'entry.posted', '{}', 1 FROM generate_series(1, ${EACH}::int)`
+    await stage.sql`INSERT INTO webhook_deliveries (id, endpoint_id, event_id, status, due_us, created_us, touched_us)
+      SELECT gen_random_uuid(), p.id, v.id,
+             CASE WHEN n <= ${EACH / 20}::int THEN 'dead' WHEN n % 10 = 0 THEN 'pending' ELSE 'delivered' END, 1, 1, 1
+      FROM webhook_endpoints p, (SELECT id, row_number() OVER (ORDER BY id) AS n FROM webhook_events) v`
+    await stage.sql.unsafe('ANALYZE webhook_deliveries')
+    const all = await stage.sql<Listed[]>`
+      SELECT id, status FROM webhook_deliveries WHERE endpoint_id = ${id} ORDER BY id DESC`
+    for (const status of ['pending', 'delivered', 'dead', null] as const) {
+      const wanted = all.filter((one) => status === null || one.status === status).map((one) => one.id)
+      for (const before of [null, wanted[0], wanted[Math.floor(wanted.length / 2)], wanted.at(-1)]) {
+        const from = before === null ? 0 : wanted.indexOf(before ?? '') + 1
+        await stage.sql.begin(async (sql) => {
+          const earlier = await readBy(sql)
+          const rows = await listDeliveries(sql, id, { limit: LIMIT, before: before ?? null }, status)
+          const now = await readBy(sql)
+          expect(rows.map((row) => row.id)).toEqual(wanted.slice(from, from + LIMIT))
+          expect(now.scanned - earlier.scanned).toBe(0)
+          expect(now.fetched - earlier.fetched).toBeLessThanOrEqual(3 * LIMIT)
+        })
+      }
+    }
+  })
+
+  /** How many deliveries this connection has read, one after the other and along an index. */
+  async function readBy(sql: Tx): Promise<{ scanned: number; fetched: number }> {
+    const [row] = await sql<{ scanned: bigint; fetched: bigint }[]>`
+      SELECT seq_tup_read AS scanned, idx_tup_fetch AS fetched FROM pg_stat_xact_user_tables
+      WHERE relname = 'webhook_deliveries'`
+    return { scanned: Number(row?.scanned), fetched: Number(row?.fetched) }
+  }
 })
 
 describe('pruning', () => {
@@ -559,6 +763,7 @@ describe('pruning', () => {
     const stage = await openStage()
     const receiver = await openReceiver(() => {})
     const { id } = await stage.listen(receiver.url)
+    await stage.haveBeenQuick()
     await stage.happen(...Array.from({ length: 8 }, () => ({})))
     const dispatcher = stage.dispatch()
     await receiver.called(5)

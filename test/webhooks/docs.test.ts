@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { EVENT_TYPES } from '../../src/webhooks/eventTypes.ts'
 import { DELAYS_MS } from '../../src/webhooks/schedule.ts'
 import { newSecret, sign } from '../../src/webhooks/signature.ts'
 
@@ -61,4 +62,9 @@ it('docs/webhooks.md says when it is tried again as the schedule has it', () => 
   const hours = DELAYS_MS.slice(3).map((ms) => ms / 3_600_000)
   expect(DELAYS_MS.slice(0, 3)).toEqual([5_000, 300_000, 1_800_000])
   expect(page).toContain(`5 seconds, 5 minutes, 30 minutes, ${hours.slice(0, -1).join(', ')} and ${hours.at(-1)} hours`)
+})
+
+it('docs/webhooks.md lists the types of events that there are', () => {
+  const [, table = ''] = /\| type \| `data` \|\n\|---\|---\|\n([\s\S]*?)\n\n/.exec(page) ?? []
+  expect(table.split('\n').map((line) => /^\| `([a-z.]+)` \|/.exec(line)?.[1])).toEqual([...EVENT_TYPES])
 })

@@ -4,7 +4,7 @@ import { onTestFinished } from 'vitest'
 import { connect, type Sql } from '../../src/postgres/connect.ts'
 import { newId } from '../../src/shards/newId.ts'
 import { accept, type WebhookEvent } from '../../src/webhooks/accept.ts'
-import { type DispatcherOptions, startDispatcher } from '../../src/webhooks/dispatcher.ts'
+import { type Dispatcher, type DispatcherOptions, startDispatcher } from '../../src/webhooks/dispatcher.ts'
 import { type Endpoints, openEndpoints } from '../../src/webhooks/endpoints.ts'
 import type { TargetRules } from '../../src/webhooks/target.ts'
 import { migratedDatabase } from '../support/database.ts'
@@ -22,8 +22,10 @@ export type Stage = {
   listen(url: string, eventTypes?: string[], tenantId?: string): Promise<{ id: string; secret: string }>
   /** Has events happen; how many deliveries that makes. */
   happen(...events: Partial<WebhookEvent>[]): Promise<number>
+  /** Has all endpoints count as quick, as if they had answered. */
+  haveBeenQuick(): Promise<void>
   /** Starts a dispatcher, until the end of the test. */
-  dispatch(options?: Partial<DispatcherOptions>): { stop(): Promise<void>; troubles: unknown[] }
+  dispatch(options?: Partial<DispatcherOptions>): Dispatcher & { troubles: unknown[] }
   /** What everything here takes for the time: it stands still until it is moved. */
   readonly clock: { nowMs: number }
   /** The rows of the deliveries, oldest first, once `isWanted` says so of them. */
@@ -64,10 +66,13 @@ export async function openStage(rules: TargetRules = LOOSE): Promise<Stage> {
     },
     async happen(...events) {
       const whole = events.map((event) => ({
-        ...{ id: randomUUID(), tenantId, type: 'transaction.posted', timeUs: clock.nowMs * 1000, data: {} },
-        ...event,
+        ...{ id: randomUUID(), tenantId, type: 'transaction.posted' as const, timeUs: clock.nowMs * 1000, data: {} },
+        ...{ href: '/v1/transactions/1', ...event },
       }))
-      return (await sql.begin((sql) => accept(sql, whole, clock.nowMs))).deliveries
+      return (await sql.begin((sql) => accept(sql, whole, { nowMs: clock.nowMs }))).deliveries
+    },
+    async haveBeenQuick() {
+      await sql`UPDATE webhook_endpoints SET slow_until_us = 0`
     },
     dispatch(options = {}) {
       const troubles: unknown[] = []

@@ -1,6 +1,9 @@
 import { describe, expect, it, test } from 'vitest'
 import { reachOf } from '../../src/webhooks/addresses.ts'
+import { sometimes } from '../../src/webhooks/sometimes.ts'
 import { findTarget, readUrl, type TargetRules } from '../../src/webhooks/target.ts'
+
+const REFUSED = { refusal: 'its host leads to no address that can be called' }
 
 const STRICT: TargetRules = { allowPrivate: false, resolve: async () => ['93.184.215.14'] }
 const OPEN: TargetRules = { allowPrivate: true, resolve: async () => ['93.184.215.14'] }
@@ -99,7 +102,7 @@ describe('an address', () => {
     async (address) => {
       for (const addresses of [[address], ['8.8.8.8', address], [address, '8.8.8.8']]) {
         const target = await findTarget('https://hooks.example.com/', { ...STRICT, resolve: async () => addresses })
-        expect(target).toEqual({ refusal: 'its host has an address that may not be called' })
+        expect(target).toEqual(REFUSED)
       }
     },
   )
@@ -134,7 +137,7 @@ describe('a URL', () => {
     'https://192.168.0.1:8443/',
     'https://１２７.0.0.1/',
   ])('%s leads to an address that may not be called, however it is written', async (url) => {
-    expect(await findTarget(url, STRICT)).toEqual({ refusal: 'its host has an address that may not be called' })
+    expect(await findTarget(url, STRICT)).toEqual(REFUSED)
   })
 
   it.each([
@@ -190,11 +193,34 @@ describe('a URL', () => {
 })
 
 describe('a name', () => {
-  it('without addresses, or that the name servers do not answer for, is refused', async () => {
-    const refusal = { refusal: 'its host has no address' }
-    expect(await findTarget('https://example.com/', { ...STRICT, resolve: async () => [] })).toEqual(refusal)
-    const silent = { ...STRICT, resolve: () => Promise.reject(new Error('ESERVFAIL')) }
-    expect(await findTarget('https://example.com/', silent)).toEqual(refusal)
+  it('that there is not, that is private, or that nobody answers for is refused in the same words; why is told elsewhere', async () => {
+    const told: unknown[] = []
+    const rules = { ...STRICT, onRefused: (refused: object) => told.push(refused) }
+    const over = AbortSignal.timeout(50)
+    const answers = [
+      async () => [],
+      () => Promise.reject(new Error('ENOTFOUND')),
+      async () => ['8.8.8.8', '10.1.2.3'],
+      () => new Promise<string[]>(() => {}),
+    ]
+    for (const resolve of answers) {
+      expect(await findTarget('https://db.example.com/', { ...rules, resolve }, over)).toEqual(REFUSED)
+    }
+    const whys = ['it has no address', 'Error: ENOTFOUND', '10.1.2.3 may not be called']
+    const all = [...whys, 'Error: the name servers did not answer in time']
+    expect(told).toEqual(all.map((why) => ({ host: 'db.example.com', why })))
+  })
+
+  it('that is refused again and again for the same reason is told of once', () => {
+    const told: unknown[] = []
+    const tell = sometimes((refused) => told.push(refused))
+    const refused = [
+      { host: 'a.example.com', why: 'one' },
+      { host: 'b.example.com', why: 'one' },
+      { host: 'a.example.com', why: 'two' },
+    ]
+    for (const one of [...refused, ...refused]) tell(one)
+    expect(told).toEqual(refused)
   })
 
   it('is looked up once, and an address not at all', async () => {

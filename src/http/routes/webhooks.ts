@@ -3,7 +3,7 @@ import Type from 'typebox'
 import { type IdPrefix, parseId } from '../../core/ids.ts'
 import { ZerosumError } from '../../errors.ts'
 import type { EndpointChange, Endpoints, Shown } from '../../webhooks/endpoints.ts'
-import { EVENT_PATTERN, EVENT_TYPE_LENGTH_MAX } from '../../webhooks/eventTypes.ts'
+import { EVENT_PATTERNS, EVENT_TYPES } from '../../webhooks/eventTypes.ts'
 import { URL_LENGTH_MAX } from '../../webhooks/target.ts'
 import { allowNoBody } from '../body.ts'
 import { idPage, pageView } from '../page.ts'
@@ -33,10 +33,10 @@ const Url = Type.String({
   description: 'https://, on the public internet, port 443 or 8443.',
   examples: ['https://example.com/webhooks/zerosum'],
 })
-const EventTypes = Type.Array(Type.String({ maxLength: EVENT_TYPE_LENGTH_MAX, pattern: EVENT_PATTERN }), {
+const EventTypes = Type.Array(Type.Enum([...EVENT_PATTERNS]), {
   minItems: 1,
   maxItems: 50,
-  description: 'A type, `transaction.posted`; `entry.*`, all that begin with `entry.`; `*`, all.',
+  description: `Types (${EVENT_TYPES.join(', ')}); \`entry.*\`, all that begin with \`entry.\`; \`*\`, all.`,
   examples: [['transaction.posted', 'entry.*']],
 })
 const OVERLAP_SECONDS = 24 * 3600

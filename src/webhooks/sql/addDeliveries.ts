@@ -9,17 +9,19 @@ export type NewEvent = {
   readonly deliveries: readonly { readonly id: string; readonly endpointId: string }[]
 }
 
-/** Stores events that are not there yet, with their deliveries, due at once. @returns how many deliveries were made */
+/**
+ * Stores events that are not there yet, with their deliveries, due at once.
+ * @param events in the order of their ids, so that two who bring the same events wait for each other one way round only
+ * @returns how many deliveries were made
+ */
 export async function addDeliveries(sql: Tx, events: readonly NewEvent[], nowUs: number): Promise<number> {
   const deliveries = events.flatMap(({ id: eventId, deliveries }) => deliveries.map((one) => ({ ...one, eventId })))
-  // In the order of their ids, so that two who bring the same events wait for each other one way round only.
-  const sorted = events.toSorted((a, b) => (a.id < b.id ? -1 : 1))
   const { count } = await sql`
     WITH added AS (
       INSERT INTO webhook_events (id, tenant_id, type, body, created_us)
       SELECT id, tenant_id, type, body, ${nowUs}
-      FROM unnest(${sorted.map(({ id }) => id)}::uuid[], ${sorted.map(({ tenantId }) => tenantId)}::uuid[],
-                  ${sorted.map(({ type }) => type)}::text[], ${sorted.map(({ body }) => body)}::text[])
+      FROM unnest(${events.map(({ id }) => id)}::uuid[], ${events.map(({ tenantId }) => tenantId)}::uuid[],
+                  ${events.map(({ type }) => type)}::text[], ${events.map(({ body }) => body)}::text[])
         AS e (id, tenant_id, type, body)
       ON CONFLICT (id) DO NOTHING
       RETURNING id

@@ -1,4 +1,4 @@
-import type { Sql, Tx } from '../../postgres/connect.ts'
+import type { Tx } from '../../postgres/connect.ts'
 
 /** One event on its way to one endpoint. */
 export type Delivery = {
@@ -59,22 +59,33 @@ function columns(sql: Tx) {
              d.delivered_us`
 }
 
-/** The deliveries to an endpoint, newest first, after the one with id `before`; with that status, if one is named. */
+const STATUSES: readonly Delivery['status'][] = ['pending', 'delivered', 'dead']
+/** No id comes after it. */
+const LAST_ID = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+
+/**
+ * The deliveries to an endpoint, newest first, after the one with id `before`; with that status, if one is named. It reads no more than
+ * `limit` of each status, however many there are.
+ */
 export async function listDeliveries(
-  sql: Sql,
+  sql: Tx,
   endpointId: string,
   { limit, before }: { limit: number; before: string | null },
   status: Delivery['status'] | null,
 ): Promise<Delivery[]> {
   const rows = await sql<ListedRow[]>`
     SELECT ${columns(sql)}, a.number, a.began_us, a.took_ms, a.status_code, a.error, a.response
-    FROM webhook_deliveries d JOIN webhook_events e ON e.id = d.event_id
+    FROM (
+      SELECT d.* FROM unnest(${status === null ? STATUSES : [status]}::text[]) AS wanted (status) CROSS JOIN LATERAL (
+        SELECT * FROM webhook_deliveries
+        WHERE endpoint_id = ${endpointId} AND status = wanted.status AND id < ${before ?? LAST_ID}
+        ORDER BY id DESC LIMIT ${limit}
+      ) d ORDER BY d.id DESC LIMIT ${limit}
+    ) d JOIN webhook_events e ON e.id = d.event_id
     LEFT JOIN LATERAL (
       SELECT * FROM webhook_attempts WHERE delivery_id = d.id ORDER BY number DESC LIMIT 1
     ) a ON true
-    WHERE d.endpoint_id = ${endpointId} AND (${before}::uuid IS NULL OR d.id < ${before}::uuid)
-      AND (${status}::text IS NULL OR d.status = ${status}::text)
-    ORDER BY d.id DESC LIMIT ${limit}`
+    ORDER BY d.id DESC`
   return rows.map((row) => deliveryOf(row, row.number === null ? null : attemptOf(row as AttemptRow)))
 }
 
@@ -89,6 +100,11 @@ export async function findDelivery(sql: Tx, endpointId: string, id: string): Pro
     WHERE delivery_id = ${id} ORDER BY number DESC`
   const log = attempts.map(attemptOf)
   return { ...deliveryOf(row, log[0] ?? null), body: row.body, log }
+}
+
+/** Keeps others from taking a delivery, or recording an attempt at it, until the end of the transaction. */
+export async function lockDelivery(sql: Tx, endpointId: string, id: string): Promise<void> {
+  await sql`SELECT FROM webhook_deliveries WHERE id = ${id} AND endpoint_id = ${endpointId} FOR NO KEY UPDATE`
 }
 
 /** Makes a delivery due now, as if it had not been tried. One that is under way only begins its schedule anew. */

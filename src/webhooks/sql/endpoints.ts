@@ -13,6 +13,10 @@ export type Endpoint = {
   readonly failingSinceUs: number | null
   readonly restingUntilUs: number
   readonly createdUs: number
+  /** As much waits for it as may: what happens now it does not get. */
+  readonly isFull: boolean
+  /** What it did not get because it was full, of all time; when that happened, the last time. `null`: it got all. */
+  readonly missed: { readonly count: number; readonly fromUs: number; readonly untilUs: number } | null
 }
 
 export type Secrets = {
@@ -31,6 +35,10 @@ type Row = {
   failing_since_us: bigint | null
   resting_until_us: bigint
   created_us: bigint
+  is_full: boolean
+  missed: bigint
+  missed_from_us: bigint
+  missed_until_us: bigint
 }
 
 /** For pg_advisory_xact_lock with two numbers; the second is of the tenant. */
@@ -38,7 +46,12 @@ const LOCK_KEY = 8_203_721
 
 function columns(sql: Tx) {
   return sql`id, url, description, array_to_json(event_types) AS event_types, disabled_us, disabled_reason,
-             failing_since_us, resting_until_us, created_us`
+             failing_since_us, resting_until_us, created_us, coalesce(is_full, false) AS is_full,
+             coalesce(missed, 0) AS missed, missed_from_us, missed_until_us`
+}
+
+function endpoints(sql: Tx) {
+  return sql`webhook_endpoints e LEFT JOIN webhook_backlogs b ON b.endpoint_id = e.id`
 }
 
 /** Whoever makes something for a tenant waits for whoever else does, until the end of the transaction. */
@@ -62,15 +75,15 @@ export async function countEndpoints(sql: Tx, tenantId: string): Promise<number>
 /** A tenant's endpoint; `undefined` if it has none with this id. */
 export async function findEndpoint(sql: Tx, tenantId: string, id: string): Promise<Endpoint | undefined> {
   const [row] = await sql<Row[]>`
-    SELECT ${columns(sql)} FROM webhook_endpoints WHERE id = ${id} AND tenant_id = ${tenantId} AND deleted_us IS NULL`
+    SELECT ${columns(sql)} FROM ${endpoints(sql)} WHERE id = ${id} AND tenant_id = ${tenantId} AND deleted_us IS NULL`
   return row && endpointOf(row)
 }
 
 /** The same, and nobody else changes it until the end of the transaction. */
 export async function lockEndpoint(sql: Tx, tenantId: string, id: string): Promise<Endpoint | undefined> {
   const [row] = await sql<Row[]>`
-    SELECT ${columns(sql)} FROM webhook_endpoints WHERE id = ${id} AND tenant_id = ${tenantId} AND deleted_us IS NULL
-    FOR NO KEY UPDATE`
+    SELECT ${columns(sql)} FROM ${endpoints(sql)} WHERE id = ${id} AND tenant_id = ${tenantId} AND deleted_us IS NULL
+    FOR NO KEY UPDATE OF e`
   return row && endpointOf(row)
 }
 
@@ -81,19 +94,20 @@ export async function listEndpoints(
   { limit, before }: { limit: number; before: string | null },
 ): Promise<Endpoint[]> {
   const rows = await sql<Row[]>`
-    SELECT ${columns(sql)} FROM webhook_endpoints
+    SELECT ${columns(sql)} FROM ${endpoints(sql)}
     WHERE tenant_id = ${tenantId} AND deleted_us IS NULL AND (${before}::uuid IS NULL OR id < ${before}::uuid)
     ORDER BY id DESC LIMIT ${limit}`
   return rows.map(endpointOf)
 }
 
-/** Writes what can be changed of an endpoint; its secrets too, if there are new ones. */
+/** Writes what can be changed of an endpoint; its secrets too, if there are new ones. Of another URL it is not known whether it is quick. */
 export async function writeEndpoint(sql: Tx, endpoint: Endpoint, secrets?: Secrets): Promise<void> {
   await sql`
     UPDATE webhook_endpoints SET
       url = ${endpoint.url}, description = ${endpoint.description}, event_types = ${endpoint.eventTypes}::text[],
       disabled_us = ${endpoint.disabledUs}, disabled_reason = ${endpoint.disabledReason},
-      failing_since_us = ${endpoint.failingSinceUs}, resting_until_us = ${endpoint.restingUntilUs}
+      failing_since_us = ${endpoint.failingSinceUs}, resting_until_us = ${endpoint.restingUntilUs},
+      slow_until_us = CASE WHEN url = ${endpoint.url} THEN slow_until_us ELSE nullif(slow_until_us, 0) END
     WHERE id = ${endpoint.id}`
   if (!secrets) return
   await sql`
@@ -129,5 +143,14 @@ function endpointOf(row: Row): Endpoint {
     failingSinceUs: row.failing_since_us === null ? null : Number(row.failing_since_us),
     restingUntilUs: Number(row.resting_until_us),
     createdUs: Number(row.created_us),
+    isFull: row.is_full,
+    missed:
+      row.missed === 0n
+        ? null
+        : {
+            count: Number(row.missed),
+            fromUs: Number(row.missed_from_us),
+            untilUs: Number(row.missed_until_us),
+          },
   }
 }

@@ -7,12 +7,19 @@ export type Attempt = {
   readonly number: number
   readonly beganUs: number
   readonly tookMs: number
+  /** It took longer than an endpoint should. */
+  readonly isSlow: boolean
   readonly reply: Reply
   readonly verdict: Verdict
 }
 
 /** An endpoint to which nothing has gone through for so long is disabled. */
 export const FAILING_US_MAX = 5 * 24 * 3600 * 1_000_000
+/** An endpoint that fails is left alone after each failure: for this part of the time that it has been failing, up to a bound. */
+const REST_PART = 10
+const REST_US_MAX = 60_000_000
+/** An endpoint that was slow counts as that for so long. */
+export const SLOW_US = 5 * 60 * 1_000_000
 /** The attempts of a delivery that are kept. */
 const ATTEMPTS_KEPT = 50
 
@@ -21,12 +28,13 @@ const ATTEMPTS_KEPT = 50
  * @returns whether it was still in its hands
  */
 export async function recordAttempt(sql: Sql, attempt: Attempt, nowUs: number): Promise<boolean> {
-  const { deliveryId, number, beganUs, tookMs, reply, verdict } = attempt
+  const { deliveryId, number, beganUs, tookMs, isSlow, reply, verdict } = attempt
   const { kind } = verdict
   const status = kind === 'retry' ? 'pending' : kind === 'delivered' ? 'delivered' : 'dead'
   const dueUs = kind === 'retry' ? Math.round(verdict.atMs * 1000) : nowUs
   const restMs = kind === 'retry' || kind === 'dead' ? verdict.restUntilMs : null
   const restUntilUs = restMs === null ? 0 : Math.round(restMs * 1000)
+  const hasFailed = kind !== 'delivered'
   const [row] = await sql<{ settled: boolean }[]>`
     WITH settled AS (
       UPDATE webhook_deliveries
@@ -41,21 +49,24 @@ export async function recordAttempt(sql: Sql, attempt: Attempt, nowUs: number): 
       ON CONFLICT DO NOTHING
     ), forgotten AS (
       DELETE FROM webhook_attempts WHERE delivery_id = ${deliveryId} AND number <= ${number - ATTEMPTS_KEPT}
-    ), recovered AS (
-      UPDATE webhook_endpoints SET failing_since_us = NULL
-      WHERE ${kind} = 'delivered' AND id = (SELECT endpoint_id FROM settled) AND failing_since_us IS NOT NULL
-    ), failed AS (
+    ), told AS (
       UPDATE webhook_endpoints SET
-        failing_since_us = coalesce(failing_since_us, ${beganUs}),
-        resting_until_us = greatest(resting_until_us, ${restUntilUs}),
+        failing_since_us = CASE WHEN ${hasFailed} THEN coalesce(failing_since_us, ${beganUs}) END,
+        resting_until_us = CASE WHEN ${hasFailed} THEN greatest(resting_until_us, ${restUntilUs}, ${nowUs} +
+          least(${REST_US_MAX}, (${nowUs} - coalesce(failing_since_us, ${nowUs})) / ${REST_PART})) ELSE resting_until_us END,
         disabled_us = coalesce(disabled_us, CASE
-          WHEN ${kind} = 'gone' OR failing_since_us <= ${nowUs - FAILING_US_MAX} THEN ${nowUs}::int8 END),
+          WHEN ${kind} = 'gone' OR ${hasFailed} AND failing_since_us <= ${nowUs - FAILING_US_MAX} THEN ${nowUs}::int8 END),
         disabled_reason = coalesce(disabled_reason, CASE
-          WHEN ${kind} = 'gone' THEN 'gone' WHEN failing_since_us <= ${nowUs - FAILING_US_MAX} THEN 'failing' END)
-      WHERE ${kind} <> 'delivered' AND id = (SELECT endpoint_id FROM settled)
-        -- Of the many failures of one endpoint most have nothing to add.
-        AND (failing_since_us IS NULL OR failing_since_us <= ${nowUs - FAILING_US_MAX} OR ${kind} = 'gone'
-             OR resting_until_us < ${restUntilUs})
+          WHEN ${kind} = 'gone' THEN 'gone'
+          WHEN ${hasFailed} AND failing_since_us <= ${nowUs - FAILING_US_MAX} THEN 'failing' END),
+        slow_until_us = CASE
+          WHEN ${isSlow} THEN ${nowUs + SLOW_US}
+          WHEN slow_until_us > ${nowUs} THEN slow_until_us ELSE 0 END
+      WHERE id = (SELECT endpoint_id FROM settled)
+        -- Of the many outcomes of one endpoint most have nothing to add.
+        AND (CASE WHEN ${hasFailed} THEN true ELSE failing_since_us IS NOT NULL END
+             OR CASE WHEN ${isSlow} THEN coalesce(slow_until_us, 0) < ${nowUs + SLOW_US / 2}
+                     ELSE coalesce(slow_until_us, 1) BETWEEN 1 AND ${nowUs} END)
     )
     SELECT EXISTS (SELECT FROM settled) AS settled`
   return row?.settled ?? false
