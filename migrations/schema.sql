@@ -116,6 +116,8 @@ CREATE TABLE consumer_marks (
   shard integer NOT NULL,
   block bigint NOT NULL,
   index integer NOT NULL,
+  partitions integer,
+  CONSTRAINT consumer_marks_check CHECK ((partitions > partition)),
   CONSTRAINT consumer_marks_consumer_group_check CHECK (((length(consumer_group) >= 1) AND (length(consumer_group) <= 200))),
   CONSTRAINT consumer_marks_index_check CHECK ((index >= 0)),
   CONSTRAINT consumer_marks_partition_check CHECK ((partition >= 0)),
@@ -987,7 +989,7 @@ GRANT DELETE, INSERT, SELECT ON TABLE webhook_attempts TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_events TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_requests TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (attempts), UPDATE (delivered_us), UPDATE (due_us), UPDATE (is_taken), UPDATE (status), UPDATE (touched_us), UPDATE (tries) ON TABLE webhook_deliveries TO zerosum_app;
-GRANT DELETE, INSERT, SELECT, UPDATE (block), UPDATE (index) ON TABLE consumer_marks TO zerosum_app;
+GRANT DELETE, INSERT, SELECT, UPDATE (block), UPDATE (index), UPDATE (partitions) ON TABLE consumer_marks TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (deleted_us), UPDATE (description), UPDATE (disabled_reason), UPDATE (disabled_us), UPDATE (event_types), UPDATE (failing_since_us), UPDATE (previous_secrets), UPDATE (resting_until_us), UPDATE (secret), UPDATE (secret_since_us), UPDATE (slow_until_us), UPDATE (url) ON TABLE webhook_endpoints TO zerosum_app;
 GRANT EXECUTE ON FUNCTION append_block TO zerosum_app;
 GRANT EXECUTE ON FUNCTION copy_history TO zerosum_app;

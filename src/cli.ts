@@ -1,8 +1,13 @@
 #!/usr/bin/env node
+import { createPools } from './bus/pools.ts'
+import { alignWithChains, NodesRunning } from './bus/restored.ts'
+import { flushCache } from './cache/command.ts'
 import { ConfigError, readConfig } from './config.ts'
 import { demoText } from './demo.ts'
 import { shareDatabases, startNode } from './main.ts'
 import { replayProjections } from './projections/command.ts'
+
+import { RedisRefused } from './redis/cluster.ts'
 import { addShard, drainShard, moveSlots, printPlan } from './relocation/command.ts'
 import { checkShards, prepareShards, ShardListError } from './shards/map.ts'
 import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
@@ -19,6 +24,8 @@ const USAGE = `usage: zerosum COMMAND
   shards drain NUMBER       move all wallets away from a shard; shards undrain NUMBER lets it have its share again
   replay projections [--from BLOCK]
                             make activity feeds and daily totals again; from a later block of every shard: fetch what they lack
+  cache flush               forget what is in Redis of this installation
+  restored                  after a database was restored from a backup, before nodes start: docs/operations/restore.md
   keys create TENANT [SCOPE …]  make an API key (and the tenant, if it is new); scopes: ${SCOPES.join(' ')}
 
 Settings come from the environment: see README.md.`
@@ -125,10 +132,40 @@ async function replay([what, ...options]: string[]): Promise<number | undefined>
     return undefined
   const config = readConfig()
   const databases = await shareDatabases(config)
-  const { kafkaBrokers, kafkaPartitions } = config
   try {
-    return await replayProjections({ urls: databases.urls, from: Number(block), kafkaBrokers, kafkaPartitions })
+    return await replayProjections({ urls: databases.urls, from: Number(block) })
   } finally {
+    await databases.close()
+  }
+}
+
+async function flush(): Promise<number> {
+  const config = readConfig()
+  const databases = await shareDatabases(config)
+  try {
+    return await flushCache(databases.urls[0] ?? '', config.redisUrl)
+  } finally {
+    await databases.close()
+  }
+}
+
+/** What outlives a database, and what other databases know of it, is brought back to where it is. */
+async function restored(): Promise<number> {
+  const config = readConfig()
+  const { redisUrl } = config
+  const databases = await shareDatabases(config)
+  const { urls } = databases
+  const pool = createPools((shard) => urls[shard], 'zerosum restored', 1)
+  try {
+    await checkShards(urls)
+    const shards = urls.map((_, shard) => shard)
+    const { marks, readers } = await alignWithChains(pool, shards)
+    console.log(`${marks} marks of blocks that are gone were moved back; ${readers} readers were sent back.`)
+    const code = redisUrl === undefined ? 0 : await flushCache(urls[0] ?? '', redisUrl)
+    if (code === 0) console.log('Next: zerosum replay projections, and zerosum verify.')
+    return code
+  } finally {
+    await pool.end()
     await databases.close()
   }
 }
@@ -145,6 +182,10 @@ async function run([command, ...args]: string[]): Promise<number> {
       return (await shards(args)) ?? usage()
     case 'replay':
       return (await replay(args)) ?? usage()
+    case 'restored':
+      return args.length === 0 ? await restored() : usage()
+    case 'cache':
+      return args.join(' ') === 'flush' ? await flush() : usage()
     case 'keys':
       if (args[0] === 'create') return await createKey(args.slice(1))
       break
@@ -160,6 +201,7 @@ function usage(): number {
 try {
   process.exitCode = await run(process.argv.slice(2))
 } catch (error) {
-  console.error(error instanceof ConfigError || error instanceof ShardListError ? error.message : error)
+  const isExpected = [ConfigError, ShardListError, RedisRefused, NodesRunning].some((kind) => error instanceof kind)
+  console.error(isExpected && error instanceof Error ? error.message : error)
   process.exitCode = 1
 }

@@ -30,7 +30,7 @@ export type Config = {
 /** The consumer groups that there are. */
 export const CONSUMERS = ['cache', 'projections', 'webhooks'] as const
 export type Consumer = (typeof CONSUMERS)[number]
-/** Nothing shows projections yet: who wants them asks for them. */
+/** Projections cost a busy node some of what it could post: who wants them asks for them. */
 const DEFAULT_CONSUMERS = 'cache,webhooks'
 
 /** What is wrong with the environment, all of it at once. */

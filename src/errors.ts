@@ -128,6 +128,11 @@ export const PROBLEMS = {
     title: 'This node has no room for another event stream',
     advice: 'Retry after the time given.',
   },
+  projections_unavailable: {
+    status: 503,
+    title: 'It is not known up to when this would be true',
+    advice: 'Retry after the time given. If it stays, an operator can see why: detail says more.',
+  },
   moving: {
     status: 503,
     title: 'What this is about is being moved to another database',

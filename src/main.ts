@@ -2,8 +2,9 @@ import { startAudits } from './audit/background.ts'
 import { type Balances, createBalances } from './cache/balances.ts'
 import type { BalanceCache } from './cache/cache.ts'
 import { changedBalances } from './cache/changed.ts'
+import { watchHistory } from './cache/history.ts'
 import { createMemoryCache } from './cache/memoryCache.ts'
-import { createRedisCache } from './cache/redisCache.ts'
+import { createRedisCache, type RedisCache } from './cache/redisCache.ts'
 import type { Config } from './config.ts'
 import { cacheGroup } from './consumers/cacheGroup.ts'
 import { startConsumers } from './consumers/consumers.ts'
@@ -17,14 +18,17 @@ import { type Feed, newsOf } from './live/feed.ts'
 import { createRedisFeed } from './live/redisFeed.ts'
 import { connect } from './postgres/connect.ts'
 import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } from './postgres/embedded.ts'
-import { projectionsGroup } from './projections/group.ts'
+import { PROJECTIONS, projectionsGroup } from './projections/group.ts'
+import { openProjections } from './projections/projections.ts'
+import { refuseCluster } from './redis/cluster.ts'
+import { redisPrefix } from './redis/installation.ts'
 import { startRelocationRecovery } from './relocation/recovery.ts'
 import { startHoldExpiry } from './saga/holdExpiry.ts'
 import { createSagas } from './saga/sagas.ts'
 import { prepareShards } from './shards/map.ts'
 import { createRouter, type Router } from './shards/router.ts'
 import { openShard } from './shards/shard.ts'
-import { shardCountOf } from './shards/storedMap.ts'
+import { firstMapMadeUs, shardCountOf } from './shards/storedMap.ts'
 import { createDirectory } from './tenants/directory.ts'
 import { startDispatcher } from './webhooks/dispatcher.ts'
 import { openEndpoints } from './webhooks/endpoints.ts'
@@ -123,10 +127,15 @@ export async function startNode(config: Config): Promise<Node> {
     const databases = await openDatabases(config)
     closers.push(() => databases.close())
     const { map } = await prepareShards(databases.urls)
-    const cache = openCache(config)
+    const { redisUrl } = config
+    if (redisUrl !== undefined) await refuseCluster(redisUrl)
+    const prefix = redisUrl === undefined ? '' : redisPrefix(await firstMapMadeUs(databases.urls[0] ?? ''))
+    const shared = redisUrl === undefined ? undefined : openRedisCache(redisUrl, prefix)
+    // Without Redis a cache is true for all nodes only if this is the only one.
+    const cache = shared ?? (config.shardUrls.length === 0 ? createMemoryCache() : undefined)
     let balances: Balances | undefined
     if (cache) closers.push(() => cache.close())
-    const feed = openFeed(config, () => router.shards)
+    const feed = openFeed(redisUrl, prefix, () => router.shards)
     const open = (url: string, number: number) =>
       openShard({
         number,
@@ -142,7 +151,9 @@ export async function startNode(config: Config): Promise<Node> {
       const url = databases.urlOf(number)
       return url === undefined ? undefined : open(url, number)
     })
-    if (cache) balances = balancesOver(cache, router)
+    const history = shared && historyOf(shared, router)
+    if (history) closers.push(() => history.stop())
+    if (cache) balances = balancesOver(history?.cache ?? cache, router)
     closers.push(async () => balances?.close())
     closers.push(() => Promise.all(router.shards.map((shard) => shard.close())))
     closers.push(() => feed.close())
@@ -192,18 +203,21 @@ export async function startNode(config: Config): Promise<Node> {
       ...(cache ? [cacheGroup(cache)] : []),
     ]
     const consumers = startConsumers({
-      ...{ brokers: config.kafkaBrokers, partitions: config.kafkaPartitions },
+      ...{ brokers: config.kafkaBrokers, partitions: config.kafkaPartitions, groups },
       ...{ shards: () => router.shards.map(({ number }) => number), urlOf: databases.urlOf },
-      groups: groups.filter(({ name }) => config.consumers.some((consumer) => consumer === name)),
+      worksFor: (name) => config.consumers.some((consumer) => consumer === name),
+      isBusy: () => router.shards.some(({ batcher }) => batcher.depth > 0),
       onTrouble: (error) => log('events could not be passed on and will be', error),
     })
     closers.push(() => consumers.stop())
+    const projections = openProjections({ url: firstUrl, progress: () => consumers.progress(PROJECTIONS) })
+    closers.push(() => projections.close())
 
     const shedding = startShedding(config.lagMsMax)
     closers.push(async () => shedding.stop())
     const tenantRate = config.tenantRate === undefined ? undefined : createTenantRate(config.tenantRate)
     const app = await buildApp({
-      ...{ router, sagas, directory, webhookEndpoints, feed, audits, guards: { shedding, tenantRate } },
+      ...{ router, sagas, directory, webhookEndpoints, feed, audits, projections, guards: { shedding, tenantRate } },
       ...(balances ? { balances } : {}),
     })
     closers.push(() => closeApp(app))
@@ -216,9 +230,10 @@ export async function startNode(config: Config): Promise<Node> {
 }
 
 /** What wakes the streams: Redis if there is one, else the shards' own chains. */
-function openFeed({ redisUrl }: Config, shards: () => Router['shards']): Feed {
+function openFeed(redisUrl: string | undefined, prefix: string, shards: () => Router['shards']): Feed {
   const onTrouble = (error: unknown) => log('streams may be late, news could not be read or sent', error)
-  return redisUrl === undefined ? createBlockFeed({ shards, onTrouble }) : createRedisFeed({ url: redisUrl, onTrouble })
+  if (redisUrl === undefined) return createBlockFeed({ shards, onTrouble })
+  return createRedisFeed({ url: redisUrl, channel: `${prefix}news`, onTrouble })
 }
 
 function balancesOver(cache: BalanceCache, router: Router): Balances {
@@ -229,11 +244,17 @@ function balancesOver(cache: BalanceCache, router: Router): Balances {
   })
 }
 
-/** A cache where it is true for all nodes: in Redis, or in this process if it is the only one. */
-function openCache({ redisUrl, shardUrls }: Config): BalanceCache | undefined {
-  if (redisUrl !== undefined)
-    return createRedisCache({ url: redisUrl, onTrouble: (error) => log('Redis met trouble', error) })
-  return shardUrls.length === 0 ? createMemoryCache() : undefined
+function openRedisCache(url: string, keyPrefix: string): RedisCache {
+  return createRedisCache({ url, keyPrefix, onTrouble: (error) => log('Redis met trouble', error) })
+}
+
+function historyOf(cache: RedisCache, { shards }: Router) {
+  return watchHistory({
+    ...{ cache, shards: () => shards },
+    onTakenBack: (numbers) =>
+      log('the cache was emptied: blocks it knew are gone', { message: `shard ${numbers.join(', ')}` }),
+    onTrouble: (error) => log('it could not be seen whether the cache is of this history, and will be', error),
+  })
 }
 
 /** Answers what has come in; who is still silent, or in the middle of a request, after a while is cut off. */

@@ -7,12 +7,6 @@ import type { Marks } from './marks.ts'
 export type Bus = {
   /** Joins a consumer group. All nodes that subscribe under a name share the group's work. */
   subscribe(group: ConsumerGroup): Subscription
-  /**
-   * Has a group take all events of blocks from this time on again (microseconds since 1970), in order; marks that it keeps must be forgotten
-   * by itself (`forgetMarks`). What was delivered before and is still being handled is refused by its marks; with Kafka no member of the
-   * group may run meanwhile.
-   */
-  rewind(name: string, sinceUs: number): Promise<void>
   /** Ends all subscriptions, each after the batch that it is at; a handler that takes too long is left behind. */
   close(): Promise<void>
 }

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { BATCH_MAX, type Bus, type ConsumerGroup, checkedName, type Subscription, stopAll } from './bus.ts'
 import { eventsOf, type LedgerEvent } from './events.ts'
 import { follow } from './follow.ts'
-import { marksOf } from './marks.ts'
+import { marksOfBlocks } from './marks.ts'
 import { createPools, onEachShard } from './pools.ts'
 import { type Lag, readLag, rewindReader } from './position.ts'
 
@@ -17,12 +17,21 @@ export type EmbeddedBusOptions = {
 
 const CONNECTIONS = 3
 
-/** The bus, and how far its groups are behind. */
-export type EmbeddedBus = Bus & { lag(name: string): Promise<Lag[]> }
+export type EmbeddedBus = Bus & {
+  /** How far a group is behind, of each shard; throws if one of them can't be asked. */
+  lag(name: string): Promise<Lag[]>
+  lagOn(name: string, shard: number): Promise<Lag>
+  /**
+   * Has a group take all events of blocks from this time on again (microseconds since 1970), in order; marks that it keeps must be forgotten
+   * by itself (`forgetMarks`). What was delivered before and is still being handled is refused by its marks.
+   */
+  rewind(name: string, sinceUs: number): Promise<void>
+}
 
 /**
  * The bus without a broker: each shard's blocks are the log, and nothing is copied. A group's offset on a shard, and the lease of the node
- * that is at it, stand in that shard's database. Streams have one partition, 0.
+ * that is at it, stand in that shard's database. Where Kafka
+ * was the bus before, or will be, marks tell what was done (marks.ts).
  */
 export function createEmbeddedBus({ shards, urlOf, onTrouble, leaseMs }: EmbeddedBusOptions): EmbeddedBus {
   const pool = createPools(urlOf, 'zerosum bus', CONNECTIONS)
@@ -36,8 +45,7 @@ export function createEmbeddedBus({ shards, urlOf, onTrouble, leaseMs }: Embedde
       for (let begin = 0; begin < mine.length; begin += BATCH_MAX) {
         signal.throwIfAborted()
         const batch = mine.slice(begin, begin + BATCH_MAX)
-        const delivered = batch.map((event) => ({ event, partition: 0 }))
-        await handle(batch, marksOf(name, delivered, confirm))
+        await handle(batch, marksOfBlocks(name, batch, confirm))
       }
     }
     const holder = randomUUID()
@@ -59,6 +67,7 @@ export function createEmbeddedBus({ shards, urlOf, onTrouble, leaseMs }: Embedde
       for (const shard of shards()) await rewindReader(pool(shard), readerOf(name), sinceUs)
     },
     lag: (name) => Promise.all(shards().map((shard) => readLag(pool(shard), readerOf(name), shard))),
+    lagOn: async (name, shard) => await readLag(pool(shard), readerOf(name), shard),
     async close() {
       await stopAll(subscriptions)
       await pool.end()

@@ -1,8 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
-  Admin,
   Consumer,
-  ListOffsetTimestamps,
   type Message,
   type MessagesStream,
   MessagesStreamFallbackModes,
@@ -11,12 +9,12 @@ import {
 } from '@platformatic/kafka'
 import { BATCH_MAX, type Bus, type ConsumerGroup, checkedName, type Subscription, stopAll } from './bus.ts'
 import { eventOf } from './cloudEvents.ts'
-import { TOPICS } from './events.ts'
 import { backoffMs } from './follow.ts'
+import { createKafkaLag, type KafkaLag } from './kafkaLag.ts'
 import { createOrder, isAssigned, nameOf } from './kafkaOrder.ts'
 import { createKafkaPublisher } from './kafkaPublisher.ts'
 import { ensureTopics } from './kafkaTopics.ts'
-import { type Delivered, marksOf } from './marks.ts'
+import { type Delivered, marksOfPartitions } from './marks.ts'
 import type { Publisher } from './relay.ts'
 
 export type KafkaBusOptions = {
@@ -29,8 +27,12 @@ export type KafkaBusOptions = {
   sessionMs?: number
 }
 
-/** The bus, and what the relay needs to fill it. */
-export type KafkaBus = Bus & { openPublisher(): Publisher }
+export type KafkaBus = Bus & {
+  /** What the relay needs to fill it. */
+  openPublisher(): Publisher
+  /** How far a group is behind the ends of its topics. @throws if the brokers do not answer within seconds */
+  lag(group: Pick<ConsumerGroup, 'name' | 'topics'>): Promise<KafkaLag>
+}
 
 const SESSION_MS = 10_000
 const FETCH_WAIT_MS = 500
@@ -41,6 +43,7 @@ const CLOSE_MS_MAX = 10_000
 /** The bus on Kafka. Its groups are called `zerosum-<name>` there, and their progress is Kafka's own. */
 export function createKafkaBus({ brokers, partitions, sessionMs = SESSION_MS, onTrouble }: KafkaBusOptions): KafkaBus {
   const subscriptions: Subscription[] = []
+  const lag = createKafkaLag(brokers)
   let topics: Promise<void> | undefined
   const ready = () => {
     topics ??= ensureTopics({ brokers, partitions }).catch((error) => {
@@ -55,12 +58,11 @@ export function createKafkaBus({ brokers, partitions, sessionMs = SESSION_MS, on
       subscriptions.push(subscription)
       return subscription
     },
-    async rewind(name, sinceUs) {
-      await ready()
-      await rewindGroup(brokers, groupIdOf(name), sinceUs)
-    },
     openPublisher: () => createKafkaPublisher(brokers, ready),
-    close: () => stopAll(subscriptions),
+    lag: ({ name, topics }) => lag.read(groupIdOf(name), topics),
+    async close() {
+      await Promise.all([stopAll(subscriptions), lag.close()])
+    },
   }
 }
 
@@ -117,11 +119,17 @@ function consume(group: ConsumerGroup, { brokers, sessionMs, ready, onTrouble }:
       stream.on('error', () => {}) // whoever reads it is told
       signal.addEventListener('abort', end)
       if (signal.aborted) return
-      const inOrder = createOrder(consumer, group.topics)
+      const { topics } = await consumer.metadata({ topics: [...group.topics] })
+      const partitions = new Map([...topics].map(([name, { partitionsCount }]) => [name, partitionsCount]))
+      const inOrder = createOrder(consumer, group.topics, (lost) =>
+        onTrouble(
+          new Error(`${lost} were removed from Kafka before ${group.name} had them: they are in the blocks only`),
+        ),
+      )
       for await (const batch of batchesOf(stream)) {
         const messages = await inOrder(batch)
         if (messages.length === 0) continue
-        if (!(await handled(messages, consumer))) return
+        if (!(await handled(messages, consumer, partitions))) return
         await commit(consumer, messages)
         onProgress()
       }
@@ -134,7 +142,11 @@ function consume(group: ConsumerGroup, { brokers, sessionMs, ready, onTrouble }:
   }
 
   /** Tries until it goes through. @returns whether it did; not if this ends meanwhile, or none of it is ours any more */
-  async function handled(messages: readonly StringMessage[], consumer: StringConsumer): Promise<boolean> {
+  async function handled(
+    messages: readonly StringMessage[],
+    consumer: StringConsumer,
+    partitions: ReadonlyMap<string, number>,
+  ): Promise<boolean> {
     for (let failures = 0; !signal.aborted; failures++) {
       const delivered = messages
         .filter((message) => failures === 0 || isAssigned(consumer, message))
@@ -143,7 +155,7 @@ function consume(group: ConsumerGroup, { brokers, sessionMs, ready, onTrouble }:
       try {
         await group.handle(
           delivered.map(({ event }) => event),
-          marksOf(group.name, delivered),
+          marksOfPartitions(group.name, delivered, partitions),
         )
         return true
       } catch (error) {
@@ -194,37 +206,5 @@ async function* batchesOf(stream: StringStream): AsyncGenerator<StringMessage[]>
       batch.push(next.value)
     } while (stream.readableLength > 0 && batch.length < BATCH_MAX)
     yield batch
-  }
-}
-
-/** Sets a group's offsets to the first events of a time or later. */
-async function rewindGroup(brokers: readonly string[], groupId: string, sinceUs: number): Promise<void> {
-  const admin = new Admin({ clientId: 'zerosum', bootstrapBrokers: [...brokers], retries: 3, retryDelay: 300 })
-  try {
-    const { topics } = await admin.metadata({ topics: [...TOPICS] })
-    const timestamp = BigInt(Math.floor(sinceUs / 1000))
-    const ask = async (timestamp: bigint) =>
-      await admin.listOffsets({
-        topics: [...topics].map(([name, { partitionsCount }]) => ({
-          name,
-          partitions: Array.from({ length: partitionsCount }, (_, partitionIndex) => ({ partitionIndex, timestamp })),
-        })),
-      })
-    const [since, ends] = await Promise.all([ask(timestamp), ask(ListOffsetTimestamps.LATEST)])
-    const endOf = (name: string, partition: number) =>
-      ends.find((topic) => topic.name === name)?.partitions.find((one) => one.partitionIndex === partition)?.offset ??
-      0n
-    await admin.alterConsumerGroupOffsets({
-      groupId,
-      topics: since.map(({ name, partitions }) => ({
-        name,
-        // Nothing so late in a partition: its end.
-        partitionOffsets: partitions.map(({ partitionIndex: partition, offset }) => ({
-          ...{ partition, offset: offset >= 0n ? offset : endOf(name, partition) },
-        })),
-      })),
-    })
-  } finally {
-    await admin.close()
   }
 }

@@ -21,9 +21,10 @@ export function isAssigned(
 /**
  * Watches that nothing is missing of what a consumer's stream brings. Around a rebalance a stream may bring messages of partitions that are another member's now, the same
  * ones twice, or go on behind some that it never brought. The first are left out, so are the second; of the last it is better to begin anew.
+ * @param onLost told of events that the brokers have removed before they were recorded as done
  * @returns a function that leaves of a batch what is next. @throws Error if something is missing
  */
-export function createOrder(consumer: OrderedConsumer, topics: readonly string[]) {
+export function createOrder(consumer: OrderedConsumer, topics: readonly string[], onLost: (lost: string) => void) {
   /** The offsets that come next. */
   const next = new Map<string, bigint>()
   consumer.on('consumer:group:join', () => {
@@ -36,7 +37,7 @@ export function createOrder(consumer: OrderedConsumer, topics: readonly string[]
   return async <T extends Placed>(batch: readonly T[]): Promise<T[]> => {
     const mine = batch.filter((message) => isAssigned(consumer, message))
     if (mine.some((message) => !next.has(nameOf(message)))) {
-      const first = await firstOffsets(consumer, topics)
+      const first = await firstOffsets(consumer, topics, onLost)
       for (const [name, offset] of first) if (!next.has(name)) next.set(name, offset)
     }
     return mine.filter((message) => {
@@ -52,7 +53,11 @@ export function createOrder(consumer: OrderedConsumer, topics: readonly string[]
 }
 
 /** For the partitions that are assigned: the offset after the one that was recorded, or the first that there is. */
-async function firstOffsets(consumer: OrderedConsumer, topics: readonly string[]): Promise<Map<string, bigint>> {
+async function firstOffsets(
+  consumer: OrderedConsumer,
+  topics: readonly string[],
+  onLost: (lost: string) => void,
+): Promise<Map<string, bigint>> {
   const assignments = (consumer.assignments ?? []).map(({ topic, partitions }) => ({ topic, partitions }))
   const [earliest, committed] = await Promise.all([
     consumer.listOffsets({ topics: [...topics], timestamp: ListOffsetTimestamps.EARLIEST }),
@@ -63,6 +68,8 @@ async function firstOffsets(consumer: OrderedConsumer, topics: readonly string[]
     for (const partition of partitions) {
       const begin = earliest.get(topic)?.[partition] ?? 0n
       const after = committed.get(topic)?.[partition] ?? -1n
+      if (begin > after && begin > 0n)
+        onLost(`messages ${after > 0n ? after : 0n} to ${begin - 1n} of ${topic}:${partition}`)
       first.set(`${topic}:${partition}`, after > begin ? after : begin)
     }
   }

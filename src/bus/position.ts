@@ -61,12 +61,24 @@ export type Lag = {
   readonly blocks: number
   /** The age of the oldest block that it has not done, by the database's clock; 0 if there is none. */
   readonly seconds: number
+  /** The time of the last block that it has done, microseconds since 1970; 0 before the first. */
+  readonly doneUs: number
+  /** Whether somebody is at it, or was within the last seconds. */
+  readonly isFollowed: boolean
 }
 
+/** How long after the end of a lease another node may need to take it up. */
+const TAKEOVER_SECONDS = 10
+
 export async function readLag(sql: Sql, reader: string, shard: number): Promise<Lag> {
-  const [row] = await sql<{ blocks: bigint; seconds: number }[]>`
+  const [row] = await sql<{ blocks: bigint; seconds: number; done_us: bigint; is_followed: boolean }[]>`
     SELECT h.number - p.block AS blocks, coalesce(greatest(0, extract(epoch FROM clock_timestamp())
-             - (SELECT time_us FROM blocks WHERE number = p.block + 1) / 1e6), 0)::float8 AS seconds
-    FROM chain_head h, (SELECT coalesce((SELECT block FROM block_readers WHERE reader = ${reader}), 0) AS block) AS p`
-  return { shard, blocks: Number(row?.blocks ?? 0), seconds: row?.seconds ?? 0 }
+             - (SELECT time_us FROM blocks WHERE number = p.block + 1) / 1e6), 0)::float8 AS seconds, p.done_us,
+           p.is_followed
+    FROM chain_head h, (
+      SELECT coalesce(max(block), 0) AS block, coalesce(max(time_us), 0) AS done_us,
+             coalesce(bool_or(leased_until > clock_timestamp() - make_interval(secs => ${TAKEOVER_SECONDS})), false) AS is_followed
+      FROM block_readers WHERE reader = ${reader}) AS p`
+  const { blocks = 0n, seconds = 0, done_us = 0n, is_followed: isFollowed = false } = row ?? {}
+  return { shard, blocks: Number(blocks), seconds, doneUs: Number(done_us), isFollowed }
 }

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { restAfter } from './brake.ts'
 import { eventsOf, type LedgerEvent } from './events.ts'
 import { follow } from './follow.ts'
 import { createPools, onEachShard } from './pools.ts'
@@ -13,6 +14,7 @@ export type Publisher = {
 export type Relay = {
   /** How far each shard's events are behind its blocks. */
   lag(): Promise<Lag[]>
+  lagOn(shard: number): Promise<Lag>
   stop(): Promise<void>
 }
 
@@ -22,6 +24,8 @@ export type RelayOptions = {
   urlOf: (shard: number) => string | undefined
   /** Each shard has its own, so that one that waits delays no other. */
   openPublisher: () => Publisher
+  /** Whether requests wait to be posted here: then what is far behind is published slowly. */
+  isBusy?: () => boolean
   onTrouble: (error: unknown) => void
   /** How long a node that vanished is waited for. */
   leaseMs?: number
@@ -35,7 +39,7 @@ const CONNECTIONS = 3
  * the brokers have acknowledged. What is sent twice, by a node that crashed in between or that was taken to be gone, is older than what its
  * successor sends, so marks absorb it (marks.ts). Nothing that posts waits for this.
  */
-export function startRelay({ shards, urlOf, openPublisher, onTrouble, leaseMs }: RelayOptions): Relay {
+export function startRelay({ shards, urlOf, openPublisher, isBusy, onTrouble, leaseMs }: RelayOptions): Relay {
   const pool = createPools(urlOf, 'zerosum relay', CONNECTIONS)
   const holder = randomUUID()
   const relays = onEachShard(shards, (shard) => {
@@ -43,7 +47,11 @@ export function startRelay({ shards, urlOf, openPublisher, onTrouble, leaseMs }:
     const following = follow({
       ...{ reader: READER, shard, pool, holder, onTrouble },
       ...(leaseMs === undefined ? {} : { leaseMs }),
-      handle: (blocks, signal) => publisher.publish(blocks.flatMap(eventsOf), signal),
+      handle: restAfter(isBusy, async (blocks, signal) => {
+        const events = blocks.flatMap(eventsOf)
+        await publisher.publish(events, signal)
+        return events.length
+      }),
     })
     return {
       async stop() {
@@ -53,6 +61,7 @@ export function startRelay({ shards, urlOf, openPublisher, onTrouble, leaseMs }:
     }
   })
   return {
+    lagOn: async (shard) => await readLag(pool(shard), READER, shard),
     lag: () => Promise.all(shards().map((shard) => readLag(pool(shard), READER, shard))),
     async stop() {
       await relays.stop()

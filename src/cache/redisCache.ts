@@ -13,13 +13,28 @@ import {
 export type RedisCacheOptions = {
   /** `redis://user:password@host:port/database`, or `rediss://` with TLS. */
   url: string
-  /** What all keys begin with; installations that share a Redis need different ones. */
+  /** What all keys begin with; installations that share a Redis need different ones (redis/installation.ts). */
   keyPrefix?: string
   lifetimes?: Lifetimes
   /** How long to wait for an answer. */
   answerMsMax?: number
   /** Told when the connection breaks or can't be made: once, until it has been there again. */
   onTrouble?: (error: Error) => void
+}
+
+/** A block that was once the last of a shard. */
+export type RecordedHead = { readonly shard: number; readonly block: number; readonly hash: string }
+
+export type RedisCache = BalanceCache & {
+  /** The ends of the chains, as they were last recorded here. @throws if Redis does not answer, or not in time */
+  heads(): Promise<RecordedHead[]>
+  recordHeads(heads: readonly RecordedHead[]): Promise<void>
+  /**
+   * Forgets all of this installation's keys, and only those, in portions; what is written meanwhile may stay.
+   * @returns how many there were
+   * @throws if Redis does not answer, or not in time; some may be forgotten
+   */
+  flush(): Promise<number>
 }
 
 /** Redis did not answer in time, or is known not to answer. What was sent may yet have its effect. */
@@ -29,6 +44,10 @@ export class CacheSilent extends Error {}
 const ID_LENGTH_MAX = 36
 /** Redis does nothing else while a script runs: this many entries are written in a few milliseconds. */
 const BATCH_MAX = 250
+/** Keys that are looked at in one step of a flush, those of others included. */
+const SCAN_COUNT = 1_000
+/** Longer than any balance lives. */
+const HEADS_LIFE_MS = 3_600_000
 /** Commands that wait to be sent, or for their answers. Beyond, they are refused. */
 const COMMANDS_MAX = 2_000
 
@@ -80,11 +99,11 @@ const scripts = {
  */
 export function createRedisCache({
   url,
-  keyPrefix = 'zerosum:balance:',
+  keyPrefix = 'zerosum:',
   lifetimes = LIFETIMES,
   answerMsMax = 250,
   onTrouble = () => {},
-}: RedisCacheOptions): BalanceCache {
+}: RedisCacheOptions): RedisCache {
   /** How many calls gave up waiting for an answer that has still not come. */
   let late = 0
   const client = createClient({
@@ -116,7 +135,8 @@ export function createRedisCache({
     }
   }
 
-  const keyOf = (walletId: string): string => keyPrefix + walletId
+  const keyOf = (walletId: string): string => `${keyPrefix}balance:${walletId}`
+  const headsKey = `${keyPrefix}heads`
 
   async function writeNewer(entries: readonly Cached[], mode: 'write' | 'repair'): Promise<void> {
     const known = entries.filter(({ walletId }) => walletId.length <= ID_LENGTH_MAX)
@@ -142,10 +162,37 @@ export function createRedisCache({
         await ask(() => client.unlink(keys))
       }
     },
+    async heads() {
+      const fields = await ask(() => client.hGetAll(headsKey))
+      return Object.entries(fields).flatMap(([shard, value]) => {
+        const [, block, hash] = /^(\d{1,15}) ([0-9a-f]{64})$/.exec(value) ?? []
+        return hash === undefined ? [] : [{ shard: Number(shard), block: Number(block), hash }]
+      })
+    },
+    async recordHeads(heads) {
+      if (heads.length === 0) return
+      const fields = Object.fromEntries(heads.map(({ shard, block, hash }) => [`${shard}`, `${block} ${hash}`]))
+      await ask(() => client.multi().hSet(headsKey, fields).pExpire(headsKey, HEADS_LIFE_MS).exec())
+    },
+    async flush() {
+      const match = { MATCH: `${literal(keyPrefix)}*`, COUNT: SCAN_COUNT }
+      let count = 0
+      for (let cursor = '0'; ; ) {
+        const found = await ask(() => client.scan(cursor, match))
+        if (found.keys.length > 0) count += await ask(() => client.unlink(found.keys))
+        cursor = found.cursor
+        if (cursor === '0') return count
+      }
+    },
     async close() {
       client.destroy()
     },
   }
+}
+
+/** A text as a pattern that matches it and nothing else. */
+function literal(text: string): string {
+  return text.replace(/[*?[\]\\^-]/g, '\\$&')
 }
 
 /** One line of text: what compares first, then the rest. */

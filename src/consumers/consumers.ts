@@ -1,7 +1,9 @@
+import { restAfter } from '../bus/brake.ts'
 import type { Bus, ConsumerGroup } from '../bus/bus.ts'
 import { createEmbeddedBus } from '../bus/embeddedBus.ts'
 import { createKafkaBus } from '../bus/kafkaBus.ts'
 import { startRelay } from '../bus/relay.ts'
+import { type ConsumersLag, doneUpTo, kafkaProgress, looksBy, type Progress } from './lag.ts'
 
 export type ConsumersOptions = {
   /** `host:port`; empty: the shards' databases are the bus. */
@@ -9,30 +11,98 @@ export type ConsumersOptions = {
   partitions: number
   shards: () => readonly number[]
   urlOf: (shard: number) => string | undefined
+  /** All that there are. */
   groups: readonly ConsumerGroup[]
+  /** Whether this node works for a group. */
+  worksFor: (group: string) => boolean
+  /** Whether requests wait to be posted here: then groups that catch up go slowly. */
+  isBusy?: () => boolean
   onTrouble: (error: unknown) => void
 }
 
-/**
- * Opens the bus and has these groups work; with Kafka also what publishes the events there. Posting waits for none of it.
- * @returns what ends it, after what is being handled
- */
-export function startConsumers({ brokers, partitions, shards, urlOf, groups, onTrouble }: ConsumersOptions): {
+export type Consumers = {
+  /** Of all groups, whoever works for them. Takes a few seconds at most, never throws. */
+  lag(): Promise<ConsumersLag>
+  /** Up to when a group has done what happened; `undefined` if shards or brokers do not answer within seconds. Never throws. */
+  progress(group: string): Promise<Progress | undefined>
+  /** Ends all, after what is being handled. */
   stop(): Promise<void>
-} {
-  const { bus, stopRelay } = open()
-  for (const group of groups) bus.subscribe(group)
+}
+
+type Reports = Pick<Consumers, 'lag' | 'progress'> & { readonly bus: Bus; stopRelay(): Promise<void> }
+
+/** Opens the bus and has groups work; with Kafka also what publishes the events there. Posting waits for none of it. */
+export function startConsumers(options: ConsumersOptions): Consumers {
+  const { groups, worksFor, isBusy = () => false } = options
+  const { bus, stopRelay, lag, progress } = options.brokers.length === 0 ? onBlocks(options) : onKafka(options, isBusy)
+  for (const group of groups) if (worksFor(group.name)) bus.subscribe(unhurried(group, isBusy))
   return {
+    ...{ lag, progress },
     async stop() {
       await stopRelay()
       await bus.close()
     },
   }
+}
 
-  function open(): { bus: Bus; stopRelay: () => Promise<void> } {
-    if (brokers.length === 0) return { bus: createEmbeddedBus({ shards, urlOf, onTrouble }), stopRelay: async () => {} }
-    const bus = createKafkaBus({ brokers, partitions, onTrouble })
-    const relay = startRelay({ shards, urlOf, openPublisher: bus.openPublisher, onTrouble })
-    return { bus, stopRelay: () => relay.stop() }
+function unhurried(group: ConsumerGroup, isBusy: () => boolean): ConsumerGroup {
+  const handle: ConsumerGroup['handle'] = restAfter(isBusy, async (events, marks) => {
+    await group.handle(events, marks)
+    return events.length
+  })
+  return { ...group, handle }
+}
+
+function onBlocks({ shards, urlOf, groups, onTrouble }: ConsumersOptions): Reports {
+  const bus = createEmbeddedBus({ shards, urlOf, onTrouble })
+  const looks = new Map(groups.map(({ name }) => [name, looksBy((shard: number) => bus.lagOn(name, shard))]))
+  const all = async (group: string) => await Promise.all(shards().map((shard) => looks.get(group)?.(shard)))
+  return {
+    ...{ bus, stopRelay: async () => {} },
+    async lag() {
+      const found = await Promise.all(
+        groups.map(async ({ name }) => ({ group: name, shards: (await all(name)).filter((lag) => lag !== undefined) })),
+      )
+      return { relay: [], groups: found }
+    },
+    async progress(group) {
+      const beforeUs = Date.now() * 1000
+      const found = await all(group)
+      const lags = found.filter((lag) => lag !== undefined)
+      if (lags.length < found.length) return undefined
+      return { isRun: lags.every(({ isFollowed }) => isFollowed), asOfUs: doneUpTo(lags, beforeUs) }
+    },
+  }
+}
+
+function onKafka(
+  { brokers, partitions, shards, urlOf, groups, onTrouble }: ConsumersOptions,
+  isBusy: () => boolean,
+): Reports {
+  const bus = createKafkaBus({ brokers, partitions, onTrouble })
+  const relay = startRelay({ shards, urlOf, openPublisher: bus.openPublisher, isBusy, onTrouble })
+  const published = looksBy(relay.lagOn)
+  const look = looksBy(async (name: string) => {
+    const group = groups.find((one) => one.name === name)
+    return group && (await bus.lag(group))
+  })
+  const progresses = new Map(groups.map(({ name }) => [name, kafkaProgress()]))
+  return {
+    ...{ bus, stopRelay: () => relay.stop() },
+    async lag() {
+      const [relayed, found] = await Promise.all([
+        Promise.all(shards().map(published)),
+        Promise.all(groups.map(async ({ name }) => ({ group: name, messages: (await look(name))?.messages }))),
+      ])
+      return { relay: relayed.filter((lag) => lag !== undefined), groups: found }
+    },
+    async progress(group) {
+      const beforeUs = Date.now() * 1000
+      const found = await Promise.all(shards().map(published))
+      const lags = found.filter((lag) => lag !== undefined)
+      const behind = await look(group)
+      if (lags.length < found.length || !behind) return undefined
+      return progresses.get(group)?.(doneUpTo(lags, beforeUs), behind)
+    },
   }
 }

@@ -7,6 +7,7 @@ import type { Audits } from '../audit/background.ts'
 import type { Balances } from '../cache/balances.ts'
 import { ZerosumError } from '../errors.ts'
 import type { Feed } from '../live/feed.ts'
+import type { Projections } from '../projections/projections.ts'
 import type { Directory } from '../tenants/directory.ts'
 import type { Endpoints } from '../webhooks/endpoints.ts'
 import { admitRequests, type Guards } from './admission.ts'
@@ -17,6 +18,7 @@ import { eventRoutes, type StreamSettings } from './routes/events.ts'
 import { healthRoutes } from './routes/health.ts'
 import { holdRoutes } from './routes/holds.ts'
 import { ledgerRoutes } from './routes/ledger.ts'
+import { projectionRoutes } from './routes/projections.ts'
 import { transferRoutes } from './routes/transfers.ts'
 import { walletRoutes } from './routes/wallets.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
@@ -35,6 +37,8 @@ export type AppOptions = Ledger & {
   balances?: Balances
   /** What refuses too much, if anything does. */
   guards?: Guards
+  /** What is shown of the projections; without it their routes say that nobody makes them. */
+  projections?: Projections
   /** Log lines at this level and above, as JSON on stdout. */
   logLevel?: 'info' | 'warn' | 'error' | 'silent'
 }
@@ -53,6 +57,7 @@ export async function buildApp({
   audits,
   balances,
   guards = {},
+  projections,
   logLevel = 'warn',
 }: AppOptions): Promise<FastifyInstance> {
   const app = fastify({
@@ -113,6 +118,7 @@ export async function buildApp({
       await v1.register(transferRoutes({ router, sagas }))
       await v1.register(holdRoutes({ router, sagas }))
       await v1.register(ledgerRoutes(router, audits))
+      await v1.register(projectionRoutes(router, projections))
       await v1.register(webhookRoutes(webhookEndpoints))
     },
     { prefix: '/v1' },

@@ -1,5 +1,6 @@
 import { ZerosumError } from '../errors.ts'
 import type { Page } from '../ledger/reader.ts'
+import type { ActivityCursor } from '../projections/reader.ts'
 
 /** Cursors are opaque to clients: the place after which a page goes on, in base64url. */
 
@@ -18,6 +19,21 @@ export function idPage(query: Query): Page<string> {
   const before = decode(query)
   if (before !== null && !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(before)) throw badCursor()
   return { limit: query.limit, before }
+}
+
+/** The same by a place in a feed. */
+export function activityPage(query: Query): { limit: number; before?: ActivityCursor } {
+  const text = decode(query)
+  if (text === null) return { limit: query.limit }
+  const [, timeUs, transactionId, leg] =
+    /^(\d{1,16}) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}) (\d{1,4})$/.exec(text) ?? []
+  if (timeUs === undefined || transactionId === undefined) throw badCursor()
+  return { limit: query.limit, before: { timeUs: Number(timeUs), transactionId, leg: Number(leg) } }
+}
+
+/** The place of a row, as `activityPage` reads it. */
+export function activityPlace({ timeUs, transactionId, leg }: ActivityCursor): string {
+  return `${timeUs} ${transactionId} ${leg}`
 }
 
 /** A list as it is answered. A full page may have more behind it; `place` says where it would go on. */

@@ -21,6 +21,7 @@ const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
   saturated: 1,
   too_many_streams: 5,
   streams_exhausted: 5,
+  projections_unavailable: 5,
   moving: 2,
   ledger_unavailable: 2,
 }

@@ -6,7 +6,7 @@ import { createWatchers } from './watchers.ts'
 export type RedisFeedOptions = {
   /** `redis://user:password@host:port/database`, or `rediss://` with TLS. */
   url: string
-  /** Installations that share a Redis need different ones; a database of its own is not enough, channels have none. */
+  /** Installations that share a Redis need different ones (redis/installation.ts); a database of its own is not enough, channels have none. */
   channel?: string
   /** Told when a connection breaks or can't be made: once, until it has been there again. */
   onTrouble?: (error: unknown) => void

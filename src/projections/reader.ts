@@ -1,6 +1,9 @@
-import type { Sql } from '../postgres/connect.ts'
+import type { Sql, Tx } from '../postgres/connect.ts'
 import type { Activity } from './activity.ts'
 import type { Total } from './totals.ts'
+
+/** Both are on the first shard's database. */
+type Source = Sql | Tx
 
 /** Where a page of a feed ended. */
 export type ActivityCursor = Pick<Activity, 'timeUs' | 'transactionId' | 'leg'>
@@ -9,11 +12,10 @@ type ActivityRow = Omit<Activity, 'timeUs' | 'amount'> & { timeUs: bigint; amoun
 
 /**
  * A page of a wallet's feed, newest first.
- * @param sql a pool on the first shard's database
  * @param options.before only what is older than this; the last row of the page before
  */
 export async function readActivity(
-  sql: Sql,
+  sql: Source,
   { tenantId, walletId }: { tenantId: string; walletId: string },
   { limit, before }: { limit: number; before?: ActivityCursor },
 ): Promise<Activity[]> {
@@ -29,16 +31,16 @@ export async function readActivity(
 }
 
 /**
- * A tenant's totals of the days from `from` to `to`, both included (UTC, `2026-01-31`), by day, currency and kind.
- * @param sql a pool on the first shard's database
+ * A tenant's totals of the days from `from` to `to`, both included (UTC, `2026-01-31`), by day, currency and kind; in one currency, or all.
  */
 export async function readDailyTotals(
-  sql: Sql,
+  sql: Source,
   tenantId: string,
-  { from, to }: { from: string; to: string },
+  { from, to, currency }: { from: string; to: string; currency?: string },
 ): Promise<Total[]> {
+  const one = currency === undefined ? sql`` : sql`AND currency = ${currency}`
   const rows = await sql<(Omit<Total, 'amount'> & { amount: string })[]>`
     SELECT tenant_id AS "tenantId", day::text, currency, kind, number, amount::text FROM daily_totals
-    WHERE tenant_id = ${tenantId} AND day BETWEEN ${from}::date AND ${to}::date ORDER BY daily_totals.day, currency, kind`
+    WHERE tenant_id = ${tenantId} AND day BETWEEN ${from}::date AND ${to}::date ${one} ORDER BY daily_totals.day, currency, kind`
   return rows.map((row) => ({ ...row, amount: BigInt(row.amount) }))
 }

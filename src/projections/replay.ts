@@ -1,7 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Bus } from '../bus/bus.ts'
 import type { EmbeddedBus } from '../bus/embeddedBus.ts'
-import { forgetMarks } from '../bus/marks.ts'
+import { beginReplay, endReplay, forgetMarks } from '../bus/marks.ts'
 import type { Sql } from '../postgres/connect.ts'
 import { PROJECTIONS } from './group.ts'
 import { ownProjections } from './sql/lock.ts'
@@ -9,25 +8,27 @@ import { ownProjections } from './sql/lock.ts'
 /** There is no such block. */
 export class NoSuchBlock extends Error {}
 
-/** While shards and brokers are asked, the transaction waits. */
+/** While shards are asked, the transaction waits. */
 const IDLE_IN_TRANSACTION_MS_MAX = 60_000
 const POLL_MS = 100
 const STALL_MS_MAX = 120_000
 
 /**
  * Empties the tables, and has the group make them again from the first block on: the rows will be what they were. Until the group has
- * caught up they are not complete. With the embedded bus nodes may go on meanwhile; with Kafka no member of the group may run.
+ * caught up they are not complete. Nodes may go on meanwhile. It is the blocks that are read, also where Kafka is the bus, so it does not
+ * matter what Kafka still has; members of the group that Kafka feeds wait until `finishReplay`.
  *
  * Tables and marks are emptied in one transaction, and the group is sent back before it is committed: when this fails half way the tables
  * are as they were, and what comes again is marked already. Handlers are kept out until then, and what they had in hand is refused.
  * @param sql a pool on the first shard's database
  */
-export async function rebuildProjections(sql: Sql, bus: Bus): Promise<void> {
+export async function rebuildProjections(sql: Sql, bus: Pick<EmbeddedBus, 'rewind'>): Promise<void> {
   await sql.begin(async (sql) => {
     await sql.unsafe(`SET LOCAL idle_in_transaction_session_timeout = ${IDLE_IN_TRANSACTION_MS_MAX}`)
     await ownProjections(sql)
     await sql`TRUNCATE wallet_activity, daily_totals`
     await forgetMarks(sql, PROJECTIONS)
+    await beginReplay(sql, PROJECTIONS)
     await bus.rewind(PROJECTIONS, 0)
   })
 }
@@ -44,7 +45,7 @@ export async function rebuildProjections(sql: Sql, bus: Bus): Promise<void> {
 export async function refetchProjections(
   pool: (shard: number) => Sql,
   shards: readonly number[],
-  bus: Bus,
+  bus: Pick<EmbeddedBus, 'rewind'>,
   block: number,
 ): Promise<void> {
   const found = await Promise.all(
@@ -52,7 +53,19 @@ export async function refetchProjections(
   )
   const times = found.flatMap((rows) => rows.map(({ time_us }) => Number(time_us)))
   if (times.length === 0) throw new NoSuchBlock(`no shard has a block ${block}`)
+  await pool(0).begin(async (sql) => {
+    await ownProjections(sql)
+    await beginReplay(sql, PROJECTIONS)
+  })
   await bus.rewind(PROJECTIONS, Math.min(...times))
+}
+
+/**
+ * Lets the members of the group that Kafka feeds go on. To be called when the group has caught up with the heads of all shards as they were after
+ * the replay began: what Kafka had brought until then is done, and the marks say so.
+ */
+export async function finishReplay(sql: Sql): Promise<void> {
+  await endReplay(sql, PROJECTIONS)
 }
 
 /** Where the chains of these shards end. */

@@ -64,6 +64,18 @@ export async function writeNumber(sql: Tag, shard: number): Promise<void> {
   await sql`UPDATE chain_head SET shard = ${shard} WHERE shard IS NULL`
 }
 
+/** When the first map of an installation was made, of which this database is shard 0: microseconds since 1970. It never changes. */
+export async function firstMapMadeUs(url: string): Promise<bigint> {
+  const sql = connect(url, { max: 1, role: null, name: 'zerosum shard map' })
+  try {
+    const [row] = await sql<{ created_us: bigint }[]>`SELECT created_us FROM shard_map ORDER BY epoch LIMIT 1`
+    if (!row) throw new Error('there is no shard map yet: start a node, or run zerosum migrate')
+    return row.created_us
+  } finally {
+    await sql.end()
+  }
+}
+
 /** How many shards the installation has of which this database is shard 0; `undefined` if nothing says so yet. */
 export async function shardCountOf(url: string): Promise<number | undefined> {
   const sql = connect(url, { max: 1, role: null, name: 'zerosum shard map' })

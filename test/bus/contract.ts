@@ -1,7 +1,6 @@
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { Bus } from '../../src/bus/bus.ts'
 import { ENTRIES, type LedgerEvent, TOPICS, type Topic } from '../../src/bus/events.ts'
-import { forgetMarks } from '../../src/bus/marks.ts'
 import { connect } from '../../src/postgres/connect.ts'
 import { faultsOf } from './asyncapi.ts'
 import { consumeOnce, EFFECTS, effectsOf, startConsumer } from './consumer.ts'
@@ -179,41 +178,5 @@ export function busContract(openStage: () => Promise<Stage>): void {
     )
     await consumer.stop()
     expect(byKey((await effectsOf(url, name)) as LedgerEvent[])).toEqual(byKey(all))
-  })
-
-  test('a group can be sent back to a block, and takes all from there on again', async () => {
-    const url = stage.urls[0] ?? ''
-    const first = open()
-    const consumer = consumeOnce(first, url, 'replayed')
-    const all = await allEvents(stage.urls)
-    await until(async () => (await effectsOf(url, 'replayed')).length >= all.length)
-    await consumer.stop()
-    await first.close()
-
-    const [block] = await stage.api.query<{ number: bigint; time_us: bigint }>(
-      'SELECT number, time_us FROM blocks ORDER BY number DESC OFFSET 5 LIMIT 1',
-    )
-    const sinceUs = Number(block?.time_us)
-    const bus = open()
-    await bus.rewind('replayed', sinceUs)
-    await stage.api.query(`DELETE FROM effects WHERE consumer = 'replayed'`)
-    const sql = connect(url, { max: 1, name: 'test' })
-    await forgetMarks(sql, 'replayed')
-    await sql.end()
-    const again = consumeOnce(bus, url, 'replayed')
-    const isDue = ({ place }: LedgerEvent) => place.shard === 0 && place.block >= Number(block?.number)
-    const due = all.filter(isDue)
-    expect(due.length).toBeGreaterThan(3)
-    await until(async () => {
-      const ids = new Set((await effectsOf(url, 'replayed')).map(({ id }) => id))
-      return due.every(({ id }) => ids.has(id))
-    })
-    await again.stop()
-    // Times are kept to the millisecond in Kafka: a little more may come.
-    const ids = (await effectsOf(url, 'replayed')).map(({ id }) => id)
-    const early = all.filter(
-      ({ place, id }) => place.shard === 0 && place.block < Number(block?.number) && ids.includes(id),
-    )
-    expect(new Set(early.map(({ place }) => place.block)).size).toBeLessThan(3)
   })
 }

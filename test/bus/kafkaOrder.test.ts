@@ -24,8 +24,10 @@ function memberWith({
     listCommittedOffsets: async () => new Map([[TOPIC, state.committed]]),
     on: (name: string, listener: () => void) => events.on(name, listener),
   } as unknown as OrderedConsumer
-  const inOrder = createOrder(consumer, [TOPIC])
+  const lost: string[] = []
+  const inOrder = createOrder(consumer, [TOPIC], (text) => lost.push(text))
   return {
+    lost,
     async take(...places: [partition: number, offset: number][]) {
       const messages = places.map(([partition, offset]) => ({ topic: TOPIC, partition, offset: BigInt(offset) }))
       return (await inOrder(messages)).map(({ partition, offset }) => [partition, Number(offset)])
@@ -75,4 +77,16 @@ test('what belongs to another member is left out; a partition that comes back go
   member.join([], [])
   member.join([0], [8n, 0n])
   await expect(member.take([0, 12])).rejects.toThrow('went on at 12, though 8 comes next')
+})
+
+test('what was removed before the group had it is told', async () => {
+  const member = memberWith({ partitions: [0, 1], committed: [4n, -1n], earliest: [4n, 0n] })
+  await member.take([0, 4], [1, 0])
+  expect(member.lost).toEqual([])
+  const late = memberWith({ partitions: [0, 1], committed: [4n, -1n], earliest: [9n, 3n] })
+  expect(await late.take([0, 9], [1, 3])).toEqual([
+    [0, 9],
+    [1, 3],
+  ])
+  expect(late.lost).toEqual([`messages 4 to 8 of ${TOPIC}:0`, `messages 0 to 2 of ${TOPIC}:1`])
 })

@@ -82,11 +82,14 @@ describe('the position of a reader', () => {
   })
 
   test('tells how far behind it is', async () => {
-    expect(await readLag(sql, 'nobody', 0)).toMatchObject({ shard: 0, blocks: 3 })
+    expect(await readLag(sql, 'nobody', 0)).toMatchObject({ shard: 0, blocks: 3, doneUs: 0, isFollowed: false })
     expect((await readLag(sql, 'nobody', 0)).seconds).toBeGreaterThan(0)
     await takeLease(sql, 'e', 'one', 60_000)
     await recordPosition(sql, 'e', { block: 3, epoch: 1 })
-    expect(await readLag(sql, 'e', 0)).toEqual({ shard: 0, blocks: 0, seconds: 0 })
+    const done = { shard: 0, blocks: 0, seconds: 0, doneUs: times[2] }
+    expect(await readLag(sql, 'e', 0)).toEqual({ ...done, isFollowed: true })
+    await leaveLease(sql, 'e', 1)
+    expect(await readLag(sql, 'e', 0)).toEqual({ ...done, isFollowed: false })
   })
 
   test.each([

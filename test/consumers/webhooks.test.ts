@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest'
 import { BATCH_MAX } from '../../src/bus/bus.ts'
 import type { EntryData, LedgerEvent, TransactionData } from '../../src/bus/events.ts'
-import { marksOf } from '../../src/bus/marks.ts'
+import { marksOfBlocks } from '../../src/bus/marks.ts'
 import { webhooksGroup } from '../../src/consumers/webhooksGroup.ts'
 import { formatId } from '../../src/core/ids.ts'
 import { formatTime } from '../../src/core/time.ts'
@@ -28,10 +28,9 @@ async function take(
   triesMax: number,
 ): Promise<unknown[]> {
   const errors: unknown[] = []
-  const delivered = events.map((event) => ({ event, partition: 0 }))
   while (errors.length < triesMax) {
     try {
-      await group.handle(events, marksOf('webhooks', delivered))
+      await group.handle(events, marksOfBlocks('webhooks', events))
       return errors
     } catch (error) {
       errors.push(error)

@@ -31,7 +31,8 @@ let mine: Things
 let theirs: Things
 
 beforeAll(async () => {
-  api = await openApi()
+  const nothing = async () => ({ rows: [], asOfUs: 1 })
+  api = await openApi({ projections: { activity: nothing, totals: nothing, close: async () => {} } })
   mine = await thingsOf(api.alpha)
   theirs = await thingsOf(api.beta)
 })
@@ -67,6 +68,7 @@ const ROUTES: { method: Method; path: (things: Things) => string; scope: Scope; 
     { method: 'GET', path: ({ from }) => `/v1/wallets/${from}/balance`, scope: 'wallets:read' },
     { method: 'GET', path: ({ from }) => `/v1/wallets/${from}/entries`, scope: 'wallets:read' },
     { method: 'GET', path: ({ from }) => `/v1/wallets/${from}/events`, scope: 'wallets:read' },
+    { method: 'GET', path: ({ from }) => `/v1/wallets/${from}/activity`, scope: 'wallets:read' },
     { method: 'POST', path: () => '/v1/top-ups', scope: 'transfers:write', body: ({ from }) => move(from) },
     { method: 'POST', path: () => '/v1/withdrawals', scope: 'transfers:write', body: ({ from }) => move(from) },
     { method: 'POST', path: () => '/v1/transfers', scope: 'transfers:write', body: ({ from, to }) => leg(from, to) },
@@ -100,6 +102,7 @@ const ROUTES: { method: Method; path: (things: Things) => string; scope: Scope; 
     { method: 'GET', path: () => '/v1/ledger/blocks', scope: 'ledger:read' },
     { method: 'GET', path: () => '/v1/ledger/blocks/0/1', scope: 'ledger:read' },
     { method: 'GET', path: () => '/v1/ledger/verification', scope: 'ledger:read' },
+    { method: 'GET', path: () => '/v1/totals?from=2026-01-01&to=2026-01-31', scope: 'ledger:read' },
     { method: 'GET', path: ({ transaction }) => `/v1/transactions/${transaction}`, scope: 'ledger:read' },
     { method: 'POST', path: () => '/v1/webhook-endpoints', scope: 'webhooks:manage', body: hook },
     { method: 'GET', path: () => '/v1/webhook-endpoints', scope: 'webhooks:manage' },

@@ -756,6 +756,7 @@ describe('the role of the application', () => {
         'api_keys.revoked_at',
         'consumer_marks.block',
         'consumer_marks.index',
+        'consumer_marks.partitions',
         'daily_totals.amount',
         'daily_totals.number',
         ...[...ofEndpoints, ...stateOfEndpoints].map((name) => `webhook_endpoints.${name}`),

@@ -3,7 +3,7 @@ import { seededRandom } from '../../bench/load.ts'
 import type { ConsumerGroup } from '../../src/bus/bus.ts'
 import { createEmbeddedBus } from '../../src/bus/embeddedBus.ts'
 import { type LedgerEvent, TRANSACTIONS, type TransactionData } from '../../src/bus/events.ts'
-import { forgetMarks, marksOf } from '../../src/bus/marks.ts'
+import { forgetMarks, marksOfBlocks } from '../../src/bus/marks.ts'
 import { parseId } from '../../src/core/ids.ts'
 import { connect, type Sql } from '../../src/postgres/connect.ts'
 import { replayProjections } from '../../src/projections/command.ts'
@@ -183,8 +183,7 @@ describe('the projections', () => {
       const batch = streams[shard]?.slice(begin, begin + 1 + Math.floor(random() * 40)) ?? []
       repeated += Math.max(0, (next[shard] ?? 0) - begin)
       next[shard] = Math.max(next[shard] ?? 0, begin + batch.length)
-      const delivered = batch.map((event) => ({ event, partition: 0 }))
-      if (batch.length > 0) await handle(batch, marksOf(PROJECTIONS, delivered))
+      if (batch.length > 0) await handle(batch, marksOfBlocks(PROJECTIONS, batch))
     }
     expect(repeated).toBeGreaterThan(20)
     expect(await rows()).toEqual(before)
@@ -209,13 +208,7 @@ describe('the projections', () => {
     }) as LedgerEvent[]
     const [first, second, third] = events as [LedgerEvent, LedgerEvent, LedgerEvent]
     const mine = [first, { ...second, time: first.time }, { ...third, time: '2026-03-02T00:00:00.000000Z' }]
-    await projectionsGroup(pool(0)).handle(
-      mine,
-      marksOf(
-        PROJECTIONS,
-        mine.map((event) => ({ event, partition: 0 })),
-      ),
-    )
+    await projectionsGroup(pool(0)).handle(mine, marksOfBlocks(PROJECTIONS, mine))
     const found = await readDailyTotals(pool(0), parseId('ten', tenant) ?? '', { from: '2026-03-01', to: '2026-03-02' })
     expect(found).toMatchObject([
       { day: '2026-03-01', number: 2n, amount: 2n * BigInt(amount) },
@@ -321,7 +314,7 @@ describe('a replay', () => {
     const bus = await project()
     await bus.close()
     const before = await rows()
-    const asked = { urls: town.urls, kafkaBrokers: [], kafkaPartitions: 1 }
+    const asked = { urls: town.urls }
     expect(await replayProjections({ ...asked, from: 0 })).toBe(0)
     expect(await rows()).toEqual(before)
     expect(await replayProjections({ ...asked, from: 2 })).toBe(0)

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-const START_MS_MAX = 60_000
+const START_MS_MAX = 120_000
 const STOP_MS_MAX = 20_000
 const OUTPUT_CHARACTERS_MAX = 100_000
 

@@ -17,9 +17,10 @@ export type RedisServer = Omit<ServerProcess, 'stop'> & {
 
 /**
  * Starts `redis-server` on a free port of the loopback.
+ * @param more of its arguments
  * @throws Error if it is not there or does not start
  */
-export async function startRedis(): Promise<RedisServer> {
+export async function startRedis(...more: string[]): Promise<RedisServer> {
   const [port = 0] = await freePorts(1)
   const directory = await dataDirectory('redis')
   const server = await startProcess({
@@ -27,7 +28,7 @@ export async function startRedis(): Promise<RedisServer> {
     file: 'redis-server',
     args: [
       ...['--port', `${port}`, '--bind', '127.0.0.1', '--dir', directory, '--daemonize', 'no'],
-      ...['--save', '', '--appendonly', 'no', '--databases', '1'],
+      ...['--save', '', '--appendonly', 'no', '--databases', '1', ...more],
     ],
     isReady: () =>
       askRedis(port, ['PING'], 1_000).then(

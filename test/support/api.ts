@@ -20,6 +20,7 @@ import type {
 import { createBlockFeed } from '../../src/live/blockFeed.ts'
 import { type Feed, newsOf } from '../../src/live/feed.ts'
 import { connect } from '../../src/postgres/connect.ts'
+import type { Projections } from '../../src/projections/projections.ts'
 import { startHoldExpiry } from '../../src/saga/holdExpiry.ts'
 import { createSagas, type Sagas } from '../../src/saga/sagas.ts'
 import { prepareShards } from '../../src/shards/map.ts'
@@ -183,6 +184,8 @@ export type ApiOptions = {
   streams?: StreamSettings
   /** What refuses too much. */
   guards?: Guards
+  /** What is shown of the projections, if anything is. */
+  projections?: Projections
   /** Goes between the app and the database: the URL that the app gets. */
   appUrl?: (url: string) => string | Promise<string>
 }
@@ -197,6 +200,7 @@ export async function openApi({
   openFeed = (shards) => createBlockFeed({ shards }),
   streams,
   guards = {},
+  projections,
   webhookRules = { allowPrivate: false, resolve: async () => ['93.184.215.14'] },
 }: ApiOptions = {}): Promise<Api> {
   const url = given ?? (await migratedDatabase())
@@ -217,7 +221,7 @@ export async function openApi({
   const webhookEndpoints = openEndpoints(usedUrl, webhookRules)
   const app = await buildApp({
     ...{ router, sagas: waiting(sagas, sagaWaitMs), directory, webhookEndpoints, logLevel: 'silent', audits },
-    ...{ feed, guards, ...(streams && { streams }) },
+    ...{ feed, guards, ...(streams && { streams }), ...(projections && { projections }) },
   })
   const sql = connect(url, { max: 1, role: null, name: 'test' })
   const send: Send = async ({ method, path, headers, body }) => {
