@@ -11,6 +11,7 @@ import { RedisRefused } from './redis/cluster.ts'
 import { addShard, drainShard, moveSlots, printPlan } from './relocation/command.ts'
 import { checkShards, prepareShards, ShardListError } from './shards/map.ts'
 import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
+import { isCertificateName } from './tls/certificateName.ts'
 import { verifyShards } from './verify.ts'
 
 const USAGE = `usage: zerosum COMMAND
@@ -27,6 +28,8 @@ const USAGE = `usage: zerosum COMMAND
   cache flush               forget what is in Redis of this installation
   restored                  after a database was restored from a backup, before nodes start: docs/operations/restore.md
   keys create TENANT [SCOPE …]  make an API key (and the tenant, if it is new); scopes: ${SCOPES.join(' ')}
+  keys create TENANT --certificate NAME [SCOPE …]
+                            let clients with that certificate work for the tenant; NAME: URI:… DNS:… or CN:… (docs/security.md)
 
 Settings come from the environment: see README.md.`
 
@@ -71,24 +74,31 @@ async function migrate(): Promise<number> {
   }
 }
 
-async function createKey([tenant, ...scopes]: string[]): Promise<number> {
+async function createKey([tenant, ...more]: string[]): Promise<number> {
+  const [certificate, scopes] = more[0] === '--certificate' ? [more[1] ?? '', more.slice(2)] : [undefined, more]
   const isScope = (text: string): text is Scope => SCOPES.some((scope) => scope === text)
   const unknown = scopes.find((scope) => !isScope(scope))
   if (!tenant || unknown) {
     console.error(unknown ? `unknown scope ${unknown}\n\n${USAGE}` : USAGE)
     return 2
   }
+  if (certificate !== undefined && !isCertificateName(certificate)) {
+    console.error(`"${certificate}" names no certificate: say URI:spiffe://…, DNS:… or CN:…`)
+    return 2
+  }
   const databases = await shareDatabases(readConfig())
   const directory = createDirectory(databases.urls[0] ?? '')
   try {
     await checkShards(databases.urls)
-    const key = newKey()
     const tenantId = await directory.ensureTenant(tenant)
-    await directory.addKey(
-      tenantId,
-      key,
-      scopes.length > 0 ? scopes.filter(isScope) : SCOPES.filter((s) => s !== 'admin'),
-    )
+    const given = scopes.length > 0 ? scopes.filter(isScope) : SCOPES.filter((s) => s !== 'admin')
+    if (certificate !== undefined) {
+      if (await directory.addCertificate(tenantId, certificate, given)) return 0
+      console.error(`${certificate} is in use already, or was, and stays whose it was. Name another.`)
+      return 1
+    }
+    const key = newKey()
+    await directory.addKey(tenantId, key, given)
     console.log(key)
     console.error('Keep it: only its hash is stored.')
     return 0
@@ -143,7 +153,7 @@ async function flush(): Promise<number> {
   const config = readConfig()
   const databases = await shareDatabases(config)
   try {
-    return await flushCache(databases.urls[0] ?? '', config.redisUrl)
+    return await flushCache(databases.urls[0] ?? '', config.redis)
   } finally {
     await databases.close()
   }
@@ -152,7 +162,7 @@ async function flush(): Promise<number> {
 /** What outlives a database, and what other databases know of it, is brought back to where it is. */
 async function restored(): Promise<number> {
   const config = readConfig()
-  const { redisUrl } = config
+  const { redis } = config
   const databases = await shareDatabases(config)
   const { urls } = databases
   const pool = createPools((shard) => urls[shard], 'zerosum restored', 1)
@@ -161,7 +171,7 @@ async function restored(): Promise<number> {
     const shards = urls.map((_, shard) => shard)
     const { marks, readers } = await alignWithChains(pool, shards)
     console.log(`${marks} marks of blocks that are gone were moved back; ${readers} readers were sent back.`)
-    const code = redisUrl === undefined ? 0 : await flushCache(urls[0] ?? '', redisUrl)
+    const code = redis ? await flushCache(urls[0] ?? '', redis) : 0
     if (code === 0) console.log('Next: zerosum replay projections, and zerosum verify.')
     return code
   } finally {

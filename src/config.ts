@@ -1,15 +1,27 @@
 import { hostname } from 'node:os'
+import { type KafkaSecurity, SASL_MECHANISMS } from './bus/kafkaSecurity.ts'
+import { securedUrl } from './postgres/tls.ts'
+import type { RedisServer } from './redis/connection.ts'
+import { readText, readTls, type Tls, type TlsFiles } from './tls/files.ts'
 
 /** All that can be set from outside; see README, "Settings". */
 export type Config = {
   readonly host: string
   readonly port: number
+  /** Files with the node's certificate and key, and the CA of its clients' certificates; without them the node speaks plain HTTP. */
+  readonly tlsFiles: TlsFiles | undefined
+  /** Where probes and metrics are answered in plain HTTP; only beside TLS. */
+  readonly probePort: number | undefined
+  /** Open connections, of all and of one address. */
+  readonly connectionsMax: number
+  readonly connectionsPerAddressMax: number | undefined
   /** Connection strings of the shards, by their numbers; empty means an embedded PostgreSQL. */
   readonly shardUrls: readonly string[]
   /** Of a Redis that all nodes share: it keeps balances, and by it nodes tell each other what changed. Without one the databases do. */
-  readonly redisUrl: string | undefined
+  readonly redis: RedisServer | undefined
   /** `host:port` of Kafka brokers; empty means that events stay in the shards' databases. */
   readonly kafkaBrokers: readonly string[]
+  readonly kafkaSecurity: KafkaSecurity
   /** Partitions of the topics that are made. */
   readonly kafkaPartitions: number
   /** The consumer groups that this node works for. */
@@ -36,6 +48,7 @@ const DEFAULT_CONSUMERS = 'cache,webhooks'
 /** What is wrong with the environment, all of it at once. */
 export class ConfigError extends Error {}
 
+const CONNECTIONS_MAX = 10_000
 const KAFKA_PARTITIONS = 12
 const KAFKA_PARTITIONS_MAX = 1_000
 const TENANT_RATE_MAX = 1_000_000
@@ -45,8 +58,9 @@ const LAG_MS_MAX = 200
  * Reads the settings. The only reader of `process.env`.
  * @throws ConfigError with one line for each mistake
  */
-export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
+export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
   const mistakes: string[] = []
+  const env = withSecrets(given, mistakes)
   const port = Number(env['PORT'] ?? 3000)
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     mistakes.push(`PORT is "${env['PORT']}": give a number from 0 to 65535`)
@@ -57,6 +71,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     for (const [i, url] of shardUrls.entries()) {
       // The URL itself is not shown: it may hold a password.
       if (!isPostgresUrl(url)) mistakes.push(`ZEROSUM_SHARDS, item ${i + 1} is not a postgres://user@host/database URL`)
+      else attempt(`ZEROSUM_SHARDS, item ${i + 1}`, () => securedUrl(url), mistakes)
     }
   }
   const kafkaBrokers = listOf(env['KAFKA_BROKERS'])
@@ -76,6 +91,17 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   // As above: it may hold a password.
   if (redisUrl !== undefined && !isRedisUrl(redisUrl))
     mistakes.push('REDIS_URL is not a redis://host:port or rediss:// URL')
+  const redisTls = tlsOf('REDIS_TLS', env, mistakes)
+  if (redisTls && redisUrl?.startsWith('redis:')) mistakes.push('REDIS_TLS_… are for a rediss:// URL: REDIS_URL is not')
+  const kafkaSecurity = kafkaSecurityOf(env, mistakes)
+  const tlsFiles = serverTlsOf(env, mistakes)
+  const probePort = numberOf('ZEROSUM_PROBE_PORT', env, { min: 0, max: 65_535 }, mistakes)
+  if (probePort !== undefined && !tlsFiles) {
+    mistakes.push('ZEROSUM_PROBE_PORT is for nodes with ZEROSUM_TLS_CERT: without TLS, PORT answers probes')
+  }
+  const connections = { min: 1, max: 1_000_000 }
+  const connectionsMax = numberOf('ZEROSUM_CONNECTIONS_MAX', env, connections, mistakes) ?? CONNECTIONS_MAX
+  const connectionsPerAddressMax = numberOf('ZEROSUM_CONNECTIONS_PER_ADDRESS_MAX', env, connections, mistakes)
   const demoKey = env['ZEROSUM_DEMO_KEY'] || undefined
   if (demoKey !== undefined && !/^zs_(test|live)_[A-Za-z0-9]{16,64}$/.test(demoKey)) {
     mistakes.push('ZEROSUM_DEMO_KEY must be zs_test_ followed by 16 to 64 letters and digits')
@@ -84,28 +110,121 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   if (!['true', 'false'].includes(allowPrivate)) {
     mistakes.push(`ZEROSUM_WEBHOOKS_ALLOW_PRIVATE is "${allowPrivate}": say true or false`)
   }
-  const tenantRate = env['ZEROSUM_TENANT_RATE'] ? Number(env['ZEROSUM_TENANT_RATE']) : undefined
-  if (tenantRate !== undefined && !(tenantRate > 0 && tenantRate <= TENANT_RATE_MAX)) {
-    mistakes.push(
-      `ZEROSUM_TENANT_RATE is "${env['ZEROSUM_TENANT_RATE']}": give requests a second, up to ${TENANT_RATE_MAX}`,
-    )
-  }
-  const lagMsMax = Number(env['ZEROSUM_LAG_MS_MAX'] || LAG_MS_MAX)
-  if (!(lagMsMax >= 10 && lagMsMax <= 60_000)) {
-    mistakes.push(`ZEROSUM_LAG_MS_MAX is "${env['ZEROSUM_LAG_MS_MAX']}": give milliseconds from 10 to 60000`)
-  }
+  const tenantRate = numberOf('ZEROSUM_TENANT_RATE', env, { min: 1, max: TENANT_RATE_MAX }, mistakes)
+  const lagMsMax = numberOf('ZEROSUM_LAG_MS_MAX', env, { min: 10, max: 60_000 }, mistakes) ?? LAG_MS_MAX
   if (mistakes.length > 0) throw new ConfigError(`the settings are wrong:\n- ${mistakes.join('\n- ')}`)
   return {
     host: env['HOST'] || '127.0.0.1',
     port,
+    ...{ tlsFiles, probePort, connectionsMax, connectionsPerAddressMax },
     shardUrls: isEmbedded ? [] : shardUrls,
-    ...{ redisUrl, kafkaBrokers, kafkaPartitions },
+    redis: redisUrl === undefined ? undefined : { url: redisUrl, tls: redisTls },
+    ...{ kafkaBrokers, kafkaSecurity, kafkaPartitions },
     consumers: consumers.filter(isConsumer),
     dataDir: env['ZEROSUM_DATA_DIR'] || './.zerosum',
     demoKey,
     webhooksAllowPrivate: allowPrivate === 'true',
     ...{ tenantRate, lagMsMax },
     writer: `${hostname()}:${process.pid}`,
+  }
+}
+
+/** What may hold a secret, and can be in a file instead, which `…_FILE` names: files are not listed with a process. */
+const SECRETS = ['ZEROSUM_SHARDS', 'ZEROSUM_DEMO_KEY', 'REDIS_URL', 'KAFKA_SASL_PASSWORD']
+
+/** The environment, with what is in those files. */
+function withSecrets(env: NodeJS.ProcessEnv, mistakes: string[]): NodeJS.ProcessEnv {
+  const all = { ...env }
+  for (const name of SECRETS) {
+    const path = env[`${name}_FILE`]
+    if (!path) continue
+    if (env[name]) mistakes.push(`${name} and ${name}_FILE are both set: keep one`)
+    else {
+      const text = attempt(`${name}_FILE`, () => readText(path).trim(), mistakes)
+      if (text === '') mistakes.push(`${name}_FILE: ${path} is empty`)
+      all[name] = text
+    }
+  }
+  return all
+}
+
+/** What comes of it; if it throws, that is a mistake. */
+function attempt<T>(what: string, work: () => T, mistakes: string[]): T | undefined {
+  try {
+    return work()
+  } catch (error) {
+    mistakes.push(`${what}: ${error instanceof Error ? error.message : error}`)
+    return undefined
+  }
+}
+
+function numberOf(
+  name: string,
+  env: NodeJS.ProcessEnv,
+  { min, max }: { min: number; max: number },
+  mistakes: string[],
+): number | undefined {
+  const text = env[name]
+  if (!text) return undefined
+  const number = Number(text)
+  if (!Number.isInteger(number) || number < min || number > max) {
+    mistakes.push(`${name} is "${text}": give a number from ${min} to ${max}`)
+  }
+  return number
+}
+
+const tlsFilesOf = (prefix: string, env: NodeJS.ProcessEnv): TlsFiles => {
+  const [ca, cert, key] = ['CA', 'CERT', 'KEY'].map((name) => env[`${prefix}_${name}`] || undefined)
+  return { ...(ca !== undefined && { ca }), ...(cert !== undefined && { cert }), ...(key !== undefined && { key }) }
+}
+
+/** The certificates by which this node calls others. */
+function tlsOf(prefix: string, env: NodeJS.ProcessEnv, mistakes: string[]): Tls | undefined {
+  const files = tlsFilesOf(prefix, env)
+  if (Object.keys(files).length === 0) return undefined
+  return attempt(`${prefix}_CA, ${prefix}_CERT, ${prefix}_KEY`, () => readTls(files), mistakes)
+}
+
+/** The certificates by which this node is called. They are read again while it runs, so it is the files that are kept. */
+function serverTlsOf(env: NodeJS.ProcessEnv, mistakes: string[]): TlsFiles | undefined {
+  const clientCa = env['ZEROSUM_TLS_CLIENT_CA'] || undefined
+  const { cert, key } = tlsFilesOf('ZEROSUM_TLS', env)
+  if (cert === undefined && key === undefined && clientCa === undefined) return undefined
+  if (cert === undefined || key === undefined) {
+    mistakes.push('ZEROSUM_TLS_CERT and ZEROSUM_TLS_KEY are set together, and ZEROSUM_TLS_CLIENT_CA with them')
+    return undefined
+  }
+  const files = { cert, key, ...(clientCa !== undefined && { ca: clientCa }) }
+  attempt('ZEROSUM_TLS_CERT, ZEROSUM_TLS_KEY, ZEROSUM_TLS_CLIENT_CA', () => readTls(files), mistakes)
+  return files
+}
+
+/** As in PostgreSQL's URLs: the roots that come with Node. */
+const SYSTEM_ROOTS = 'system'
+
+function kafkaSecurityOf(env: NodeJS.ProcessEnv, mistakes: string[]): KafkaSecurity {
+  const isSystem = env['KAFKA_TLS_CA'] === SYSTEM_ROOTS
+  const found = tlsOf('KAFKA_TLS', isSystem ? { ...env, KAFKA_TLS_CA: undefined } : env, mistakes)
+  if (found && found.ca === undefined && !isSystem) {
+    mistakes.push(`KAFKA_TLS_CERT is set without KAFKA_TLS_CA: name the CA of the brokers, or say ${SYSTEM_ROOTS}`)
+  }
+  const tls = found ?? (isSystem ? {} : undefined)
+  const username = env['KAFKA_SASL_USERNAME'] || undefined
+  const password = env['KAFKA_SASL_PASSWORD'] || undefined
+  const wanted = env['KAFKA_SASL_MECHANISM'] || undefined
+  if (username === undefined && password === undefined && wanted === undefined) return tls ? { tls } : {}
+  const mechanism = SASL_MECHANISMS.find((one) => one === (wanted ?? SASL_MECHANISMS[0]))
+  if (mechanism === undefined) {
+    mistakes.push(`KAFKA_SASL_MECHANISM is "${wanted}": say one of ${SASL_MECHANISMS.join(', ')}`)
+  }
+  if (username === undefined || password === undefined) {
+    mistakes.push('KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD are set together')
+  }
+  if (mechanism === 'PLAIN' && !tls)
+    mistakes.push('KAFKA_SASL_MECHANISM is PLAIN without KAFKA_TLS_CA: the password would be sent as it is')
+  return {
+    ...(tls && { tls }),
+    ...(mechanism && username !== undefined && password !== undefined && { sasl: { mechanism, username, password } }),
   }
 }
 

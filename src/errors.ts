@@ -85,7 +85,18 @@ export const PROBLEMS = {
     title: 'The request is still being posted',
     advice: 'Send it again with the same key: it has one effect, and you get the answer.',
   },
+  request_timeout: {
+    status: 408,
+    title: 'The request came too slowly',
+    advice: 'Send it again with the same key, all of it within 30 seconds.',
+  },
   payload_too_large: { status: 413, title: 'The body is too large', advice: 'Send less, in several requests.' },
+  uri_too_long: { status: 414, title: 'The URL is too long', advice: 'Send at most 8,192 characters.' },
+  headers_too_large: {
+    status: 431,
+    title: 'The headers are too large, or too many',
+    advice: 'Send at most 16 KiB of them, and at most 100.',
+  },
   unsupported_media_type: { status: 415, title: 'The body is not application/json', advice: 'Set Content-Type.' },
   ...REFUSED,
   webhook_url_refused: {

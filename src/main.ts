@@ -1,3 +1,4 @@
+import type { Server as TlsServer } from 'node:tls'
 import { startAudits } from './audit/background.ts'
 import { type Balances, createBalances } from './cache/balances.ts'
 import type { BalanceCache } from './cache/cache.ts'
@@ -13,6 +14,7 @@ import { type Demo, ensureDemo } from './demo.ts'
 import { startShedding } from './guard/shedding.ts'
 import { createTenantRate } from './guard/tenantRate.ts'
 import { buildApp } from './http/app.ts'
+import { listenForProbes } from './http/probes.ts'
 import { createBlockFeed } from './live/blockFeed.ts'
 import { type Feed, newsOf } from './live/feed.ts'
 import { createRedisFeed } from './live/redisFeed.ts'
@@ -21,6 +23,7 @@ import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } fr
 import { PROJECTIONS, projectionsGroup } from './projections/group.ts'
 import { openProjections } from './projections/projections.ts'
 import { refuseCluster } from './redis/cluster.ts'
+import type { RedisServer } from './redis/connection.ts'
 import { redisPrefix } from './redis/installation.ts'
 import { startRelocationRecovery } from './relocation/recovery.ts'
 import { startHoldExpiry } from './saga/holdExpiry.ts'
@@ -30,6 +33,8 @@ import { createRouter, type Router } from './shards/router.ts'
 import { openShard } from './shards/shard.ts'
 import { firstMapMadeUs, shardCountOf } from './shards/storedMap.ts'
 import { createDirectory } from './tenants/directory.ts'
+import { readTls, TLS_VERSION_MIN, type Tls, type TlsFiles } from './tls/files.ts'
+import { followCertificates } from './tls/reload.ts'
 import { startDispatcher } from './webhooks/dispatcher.ts'
 import { openEndpoints } from './webhooks/endpoints.ts'
 import { startPruning } from './webhooks/pruning.ts'
@@ -127,15 +132,15 @@ export async function startNode(config: Config): Promise<Node> {
     const databases = await openDatabases(config)
     closers.push(() => databases.close())
     const { map } = await prepareShards(databases.urls)
-    const { redisUrl } = config
-    if (redisUrl !== undefined) await refuseCluster(redisUrl)
-    const prefix = redisUrl === undefined ? '' : redisPrefix(await firstMapMadeUs(databases.urls[0] ?? ''))
-    const shared = redisUrl === undefined ? undefined : openRedisCache(redisUrl, prefix)
+    const { redis } = config
+    if (redis) await refuseCluster(redis)
+    const prefix = redis ? redisPrefix(await firstMapMadeUs(databases.urls[0] ?? '')) : ''
+    const shared = redis && openRedisCache(redis, prefix)
     // Without Redis a cache is true for all nodes only if this is the only one.
     const cache = shared ?? (config.shardUrls.length === 0 ? createMemoryCache() : undefined)
     let balances: Balances | undefined
     if (cache) closers.push(() => cache.close())
-    const feed = openFeed(redisUrl, prefix, () => router.shards)
+    const feed = openFeed(redis, prefix, () => router.shards)
     const open = (url: string, number: number) =>
       openShard({
         number,
@@ -203,7 +208,7 @@ export async function startNode(config: Config): Promise<Node> {
       ...(cache ? [cacheGroup(cache)] : []),
     ]
     const consumers = startConsumers({
-      ...{ brokers: config.kafkaBrokers, partitions: config.kafkaPartitions, groups },
+      ...{ brokers: config.kafkaBrokers, security: config.kafkaSecurity, partitions: config.kafkaPartitions, groups },
       ...{ shards: () => router.shards.map(({ number }) => number), urlOf: databases.urlOf },
       worksFor: (name) => config.consumers.some((consumer) => consumer === name),
       isBusy: () => router.shards.some(({ batcher }) => batcher.depth > 0),
@@ -216,12 +221,23 @@ export async function startNode(config: Config): Promise<Node> {
     const shedding = startShedding(config.lagMsMax)
     closers.push(async () => shedding.stop())
     const tenantRate = config.tenantRate === undefined ? undefined : createTenantRate(config.tenantRate)
+    const tls = config.tlsFiles && readTls(config.tlsFiles)
+    const { connectionsMax, connectionsPerAddressMax } = config
+    const limits = { connectionsMax, ...(connectionsPerAddressMax !== undefined && { connectionsPerAddressMax }) }
     const app = await buildApp({
-      ...{ router, sagas, directory, webhookEndpoints, feed, audits, projections, guards: { shedding, tenantRate } },
+      ...{ router, sagas, directory, webhookEndpoints, feed, audits, projections, tls, limits },
+      guards: { shedding, tenantRate },
       ...(balances ? { balances } : {}),
     })
     closers.push(() => closeApp(app))
-    const url = await app.listen({ host: config.host, port: config.port })
+    const listening = await app.listen({ host: config.host, port: config.port })
+    // Fastify did not make the server, and takes it for a plain one.
+    const url = tls ? listening.replace(/^http:/, 'https:') : listening
+    if (config.tlsFiles && tls) closers.push(renewCertificates(app, config.tlsFiles, tls))
+    if (config.probePort !== undefined) {
+      const probes = await listenForProbes(app, { host: config.host, port: config.probePort })
+      closers.push(() => probes.close())
+    }
     return { url, shardCount: router.shards.length, demo, stop }
   } catch (error) {
     await stop()
@@ -229,11 +245,25 @@ export async function startNode(config: Config): Promise<Node> {
   }
 }
 
+/** New certificates are taken when their files change, at the latest when SIGHUP says so. Connections that are open stay as they are. */
+function renewCertificates(app: Awaited<ReturnType<typeof buildApp>>, files: TlsFiles, current: Tls) {
+  const followed = followCertificates(files, {
+    current,
+    onChange: (tls) => (app.server as unknown as TlsServer).setSecureContext({ ...tls, minVersion: TLS_VERSION_MIN }),
+    onTrouble: (error) => log('the certificates could not be read again; those from before stay in use', error),
+  })
+  process.on('SIGHUP', followed.look)
+  return async () => {
+    process.off('SIGHUP', followed.look)
+    followed.stop()
+  }
+}
+
 /** What wakes the streams: Redis if there is one, else the shards' own chains. */
-function openFeed(redisUrl: string | undefined, prefix: string, shards: () => Router['shards']): Feed {
+function openFeed(redis: RedisServer | undefined, prefix: string, shards: () => Router['shards']): Feed {
   const onTrouble = (error: unknown) => log('streams may be late, news could not be read or sent', error)
-  if (redisUrl === undefined) return createBlockFeed({ shards, onTrouble })
-  return createRedisFeed({ url: redisUrl, channel: `${prefix}news`, onTrouble })
+  if (!redis) return createBlockFeed({ shards, onTrouble })
+  return createRedisFeed({ ...redis, channel: `${prefix}news`, onTrouble })
 }
 
 function balancesOver(cache: BalanceCache, router: Router): Balances {
@@ -244,8 +274,8 @@ function balancesOver(cache: BalanceCache, router: Router): Balances {
   })
 }
 
-function openRedisCache(url: string, keyPrefix: string): RedisCache {
-  return createRedisCache({ url, keyPrefix, onTrouble: (error) => log('Redis met trouble', error) })
+function openRedisCache(redis: RedisServer, keyPrefix: string): RedisCache {
+  return createRedisCache({ ...redis, keyPrefix, onTrouble: (error) => log('Redis met trouble', error) })
 }
 
 function historyOf(cache: RedisCache, { shards }: Router) {

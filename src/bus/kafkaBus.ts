@@ -13,6 +13,7 @@ import { backoffMs } from './follow.ts'
 import { createKafkaLag, type KafkaLag } from './kafkaLag.ts'
 import { createOrder, isAssigned, nameOf } from './kafkaOrder.ts'
 import { createKafkaPublisher } from './kafkaPublisher.ts'
+import { type KafkaSecurity, securityOptions } from './kafkaSecurity.ts'
 import { ensureTopics } from './kafkaTopics.ts'
 import { type Delivered, marksOfPartitions } from './marks.ts'
 import type { Publisher } from './relay.ts'
@@ -20,6 +21,8 @@ import type { Publisher } from './relay.ts'
 export type KafkaBusOptions = {
   /** `host:port` of some brokers. */
   brokers: readonly string[]
+  /** In plain text as nobody, if it is not said. */
+  security?: KafkaSecurity | undefined
   /** Of topics that are made; the same for ever (kafkaTopics.ts). */
   partitions: number
   onTrouble: (error: unknown) => void
@@ -41,12 +44,13 @@ const PARTITION_BYTES_MAX = 1_000_000
 const CLOSE_MS_MAX = 10_000
 
 /** The bus on Kafka. Its groups are called `zerosum-<name>` there, and their progress is Kafka's own. */
-export function createKafkaBus({ brokers, partitions, sessionMs = SESSION_MS, onTrouble }: KafkaBusOptions): KafkaBus {
+export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
+  const { brokers, security = {}, partitions, sessionMs = SESSION_MS, onTrouble } = options
   const subscriptions: Subscription[] = []
-  const lag = createKafkaLag(brokers)
+  const lag = createKafkaLag({ brokers, security })
   let topics: Promise<void> | undefined
   const ready = () => {
-    topics ??= ensureTopics({ brokers, partitions }).catch((error) => {
+    topics ??= ensureTopics({ brokers, security, partitions }).catch((error) => {
       topics = undefined
       throw error
     })
@@ -54,11 +58,11 @@ export function createKafkaBus({ brokers, partitions, sessionMs = SESSION_MS, on
   }
   return {
     subscribe(group) {
-      const subscription = consume(group, { brokers, sessionMs, ready, onTrouble })
+      const subscription = consume(group, { brokers, security, sessionMs, ready, onTrouble })
       subscriptions.push(subscription)
       return subscription
     },
-    openPublisher: () => createKafkaPublisher(brokers, ready),
+    openPublisher: () => createKafkaPublisher({ brokers, security }, ready),
     lag: ({ name, topics }) => lag.read(groupIdOf(name), topics),
     async close() {
       await Promise.all([stopAll(subscriptions), lag.close()])
@@ -74,13 +78,15 @@ type StringConsumer = Consumer<string, string, string, string>
 
 type ConsumeOptions = {
   brokers: readonly string[]
+  security: KafkaSecurity
   sessionMs: number
   ready: () => Promise<void>
   onTrouble: (error: unknown) => void
 }
 
 /** A member of a group. When anything goes wrong with it, another takes its place and begins where progress was recorded. */
-function consume(group: ConsumerGroup, { brokers, sessionMs, ready, onTrouble }: ConsumeOptions): Subscription {
+function consume(group: ConsumerGroup, options: ConsumeOptions): Subscription {
+  const { brokers, security, sessionMs, ready, onTrouble } = options
   const groupId = groupIdOf(group.name)
   const stopping = new AbortController()
   const { signal } = stopping
@@ -104,6 +110,7 @@ function consume(group: ConsumerGroup, { brokers, sessionMs, ready, onTrouble }:
     await ready()
     const consumer: StringConsumer = new Consumer({
       ...{ groupId, clientId: 'zerosum', bootstrapBrokers: [...brokers], deserializers: stringDeserializers },
+      ...securityOptions(security, brokers),
       ...{ sessionTimeout: sessionMs, heartbeatInterval: Math.floor(sessionMs / 5), rebalanceTimeout: sessionMs },
       ...{ maxWaitTime: FETCH_WAIT_MS, maxBytes: FETCH_BYTES_MAX, maxBytesPerPartition: PARTITION_BYTES_MAX },
       ...{ highWaterMark: BATCH_MAX, retries: 3, retryDelay: 300, requestTimeout: 2 * sessionMs + FETCH_WAIT_MS },

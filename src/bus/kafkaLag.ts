@@ -1,4 +1,5 @@
 import { Admin, ListOffsetTimestamps } from '@platformatic/kafka'
+import { type KafkaSecurity, securityOptions } from './kafkaSecurity.ts'
 
 /** How far a consumer group is behind the ends of its topics, at one time. */
 export type KafkaLag = {
@@ -15,12 +16,15 @@ const REQUEST_MS_MAX = 2_000
 const CLOSE_MS_MAX = 2_000
 
 /** Reads how far groups are behind, over one connection that is made when it is first asked, and anew after a failure. */
-export function createKafkaLag(brokers: readonly string[]) {
+export function createKafkaLag({ brokers, security }: { brokers: readonly string[]; security: KafkaSecurity }) {
   let admin: Admin | undefined
 
   function open(): Admin {
     const times = { requestTimeout: REQUEST_MS_MAX, connectTimeout: REQUEST_MS_MAX, retries: 1, retryDelay: 100 }
-    const opened = new Admin({ clientId: 'zerosum-lag', bootstrapBrokers: [...brokers], ...times })
+    const opened = new Admin({
+      ...{ clientId: 'zerosum-lag', bootstrapBrokers: [...brokers], ...times },
+      ...securityOptions(security, brokers),
+    })
     opened.on('error', () => {}) // whoever asks it is told
     return opened
   }

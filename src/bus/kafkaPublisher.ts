@@ -1,6 +1,7 @@
 import { compatibilityPartitioner, ProduceAcks, Producer, stringSerializers } from '@platformatic/kafka'
 import { type EventMessage, messageOf } from './cloudEvents.ts'
 import type { LedgerEvent } from './events.ts'
+import { type KafkaSecurity, securityOptions } from './kafkaSecurity.ts'
 import type { Publisher } from './relay.ts'
 
 /** In one send at most: a broker takes a megabyte for each partition, and all may be for one. */
@@ -16,12 +17,16 @@ const CLOSE_MS_MAX = 5_000
  * replicas in sync. After a failure the producer is thrown away with all that it may still have had in mind.
  * @param ready resolves when the topics are there
  */
-export function createKafkaPublisher(brokers: readonly string[], ready: () => Promise<void>): Publisher {
+export function createKafkaPublisher(
+  { brokers, security }: { brokers: readonly string[]; security: KafkaSecurity },
+  ready: () => Promise<void>,
+): Publisher {
   let producer: Producer<string, string, string, string> | undefined
 
   function open() {
     const opened = new Producer<string, string, string, string>({
       ...{ clientId: 'zerosum-relay', bootstrapBrokers: [...brokers], serializers: stringSerializers },
+      ...securityOptions(security, brokers),
       ...{ idempotent: true, acks: ProduceAcks.ALL, partitioner: compatibilityPartitioner, autocreateTopics: false },
       ...{ maxInflights: 1, retries: 5, retryDelay: 300, requestTimeout: REQUEST_MS_MAX },
     })

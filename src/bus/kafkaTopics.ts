@@ -1,8 +1,10 @@
 import { Admin } from '@platformatic/kafka'
 import { TOPICS } from './events.ts'
+import { type KafkaSecurity, securityOptions } from './kafkaSecurity.ts'
 
 export type TopicOptions = {
   brokers: readonly string[]
+  security?: KafkaSecurity
   /** Of topics that are made. It must stay the same while a topic is in use: the key's partition depends on it. */
   partitions: number
 }
@@ -13,8 +15,11 @@ const REPLICAS = 3
  * Makes the topics that are not there, with three replicas, two of which must have what is acknowledged; or as many as there are brokers.
  * They keep their events until somebody sets `retention.ms`, which counts from the time of the block, however late that was published.
  */
-export async function ensureTopics({ brokers, partitions }: TopicOptions): Promise<void> {
-  const admin = new Admin({ clientId: 'zerosum', bootstrapBrokers: [...brokers], retries: 3, retryDelay: 300 })
+export async function ensureTopics({ brokers, security = {}, partitions }: TopicOptions): Promise<void> {
+  const admin = new Admin({
+    ...{ clientId: 'zerosum', bootstrapBrokers: [...brokers], retries: 3, retryDelay: 300 },
+    ...securityOptions(security, brokers),
+  })
   try {
     const there = new Set(await admin.listTopics())
     const missing = TOPICS.filter((topic) => !there.has(topic))

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { RedisServer } from '../redis/connection.ts'
 import { redisPrefix } from '../redis/installation.ts'
 import { firstMapMadeUs } from '../shards/storedMap.ts'
 import { createRedisCache } from './redisCache.ts'
@@ -12,15 +13,15 @@ const ANSWER_MS_MAX = 10_000
  * @param firstUrl of the first shard's database
  * @returns the exit code
  */
-export async function flushCache(firstUrl: string, redisUrl: string | undefined): Promise<number> {
-  if (redisUrl === undefined) {
+export async function flushCache(firstUrl: string, redis: RedisServer | undefined): Promise<number> {
+  if (!redis) {
     console.error('REDIS_URL is not set: nodes keep nothing that outlives them.')
     return 2
   }
   const keyPrefix = redisPrefix(await firstMapMadeUs(firstUrl))
   let trouble: Error | undefined
   const cache = createRedisCache({
-    ...{ url: redisUrl, keyPrefix, answerMsMax: ANSWER_MS_MAX },
+    ...{ ...redis, keyPrefix, answerMsMax: ANSWER_MS_MAX },
     onTrouble: (error) => {
       trouble = error
     },

@@ -1,5 +1,6 @@
 import { createClient, defineScript } from '@redis/client'
 import { connectionOptions, tellTrouble } from '../redis/connection.ts'
+import type { Tls } from '../tls/files.ts'
 import {
   type BalanceCache,
   type Cached,
@@ -13,6 +14,8 @@ import {
 export type RedisCacheOptions = {
   /** `redis://user:password@host:port/database`, or `rediss://` with TLS. */
   url: string
+  /** For `rediss://`. */
+  tls?: Tls | undefined
   /** What all keys begin with; installations that share a Redis need different ones (redis/installation.ts). */
   keyPrefix?: string
   lifetimes?: Lifetimes
@@ -99,6 +102,7 @@ const scripts = {
  */
 export function createRedisCache({
   url,
+  tls,
   keyPrefix = 'zerosum:',
   lifetimes = LIFETIMES,
   answerMsMax = 250,
@@ -107,7 +111,7 @@ export function createRedisCache({
   /** How many calls gave up waiting for an answer that has still not come. */
   let late = 0
   const client = createClient({
-    ...connectionOptions({ url, name: 'zerosum-cache', commandsMax: COMMANDS_MAX }),
+    ...connectionOptions({ url, tls, name: 'zerosum-cache', commandsMax: COMMANDS_MAX }),
     scripts,
   })
   tellTrouble(client, onTrouble)

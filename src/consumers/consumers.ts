@@ -2,12 +2,14 @@ import { restAfter } from '../bus/brake.ts'
 import type { Bus, ConsumerGroup } from '../bus/bus.ts'
 import { createEmbeddedBus } from '../bus/embeddedBus.ts'
 import { createKafkaBus } from '../bus/kafkaBus.ts'
+import type { KafkaSecurity } from '../bus/kafkaSecurity.ts'
 import { startRelay } from '../bus/relay.ts'
 import { type ConsumersLag, doneUpTo, kafkaProgress, looksBy, type Progress } from './lag.ts'
 
 export type ConsumersOptions = {
   /** `host:port`; empty: the shards' databases are the bus. */
   brokers: readonly string[]
+  security?: KafkaSecurity | undefined
   partitions: number
   shards: () => readonly number[]
   urlOf: (shard: number) => string | undefined
@@ -76,10 +78,10 @@ function onBlocks({ shards, urlOf, groups, onTrouble }: ConsumersOptions): Repor
 }
 
 function onKafka(
-  { brokers, partitions, shards, urlOf, groups, onTrouble }: ConsumersOptions,
+  { brokers, security, partitions, shards, urlOf, groups, onTrouble }: ConsumersOptions,
   isBusy: () => boolean,
 ): Reports {
-  const bus = createKafkaBus({ brokers, partitions, onTrouble })
+  const bus = createKafkaBus({ brokers, security, partitions, onTrouble })
   const relay = startRelay({ shards, urlOf, openPublisher: bus.openPublisher, isBusy, onTrouble })
   const published = looksBy(relay.lagOn)
   const look = looksBy(async (name: string) => {

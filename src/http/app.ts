@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import swagger, { type SwaggerTransform } from '@fastify/swagger'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import reference from '@scalar/fastify-api-reference'
 import fastify, { type FastifyInstance, LogController } from 'fastify'
 import type { Audits } from '../audit/background.ts'
 import type { Balances } from '../cache/balances.ts'
@@ -13,7 +12,10 @@ import type { Endpoints } from '../webhooks/endpoints.ts'
 import { admitRequests, type Guards } from './admission.ts'
 import { requireKeys } from './auth.ts'
 import { readJson } from './body.ts'
-import { answerProblems, problemOf, sendProblem } from './problems.ts'
+import { answerBrokenRequest } from './brokenRequests.ts'
+import { guardHeads, guardingHeaders } from './headers.ts'
+import { answerProblems, sendProblem } from './problems.ts'
+import { referencePage } from './reference.ts'
 import { eventRoutes, type StreamSettings } from './routes/events.ts'
 import { healthRoutes } from './routes/health.ts'
 import { holdRoutes } from './routes/holds.ts'
@@ -22,26 +24,28 @@ import { projectionRoutes } from './routes/projections.ts'
 import { transferRoutes } from './routes/transfers.ts'
 import { walletRoutes } from './routes/wallets.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
+import { createHttpServer, type ServerOptions } from './server.ts'
 import type { Ledger } from './submit.ts'
 import { validateStrictly } from './validation.ts'
 
-export type AppOptions = Ledger & {
-  directory: Directory
-  webhookEndpoints: Endpoints
-  /** Wakes those who follow wallets. It is closed by whoever made it. */
-  feed: Feed
-  streams?: StreamSettings
-  /** The audits that go on by themselves, if they do. */
-  audits?: Pick<Audits, 'last'>
-  /** Balances by way of a cache, if there is one. */
-  balances?: Balances
-  /** What refuses too much, if anything does. */
-  guards?: Guards
-  /** What is shown of the projections; without it their routes say that nobody makes them. */
-  projections?: Projections
-  /** Log lines at this level and above, as JSON on stdout. */
-  logLevel?: 'info' | 'warn' | 'error' | 'silent'
-}
+export type AppOptions = Ledger &
+  ServerOptions & {
+    directory: Directory
+    webhookEndpoints: Endpoints
+    /** Wakes those who follow wallets. It is closed by whoever made it. */
+    feed: Feed
+    streams?: StreamSettings
+    /** The audits that go on by themselves, if they do. */
+    audits?: Pick<Audits, 'last'>
+    /** Balances by way of a cache, if there is one. */
+    balances?: Balances
+    /** What refuses too much, if anything does. */
+    guards?: Guards
+    /** What is shown of the projections; without it their routes say that nobody makes them. */
+    projections?: Projections
+    /** Log lines at this level and above, as JSON on stdout. */
+    logLevel?: 'info' | 'warn' | 'error' | 'silent'
+  }
 
 /** Room for all the metadata that a request may have, escaped. */
 const BODY_BYTES_MAX = 512 * 1024
@@ -58,8 +62,11 @@ export async function buildApp({
   balances,
   guards = {},
   projections,
+  tls,
+  limits,
   logLevel = 'warn',
 }: AppOptions): Promise<FastifyInstance> {
+  const isSecure = tls !== undefined
   const app = fastify({
     bodyLimit: BODY_BYTES_MAX,
     logger: { level: logLevel },
@@ -67,19 +74,12 @@ export async function buildApp({
     genReqId: ({ headers }) => correlationId(headers['x-correlation-id']),
     forceCloseConnections: 'idle',
     frameworkErrors: (error, request, reply) =>
-      sendProblem(new ZerosumError('bad_request', error.message), request, reply),
+      sendProblem(new ZerosumError('bad_request', error.message), request, reply.headers(guardingHeaders(isSecure))),
     routerOptions: { maxParamLength: 200 },
     // While it closes, what still comes in on open connections is answered like any other, with "Connection: close".
     return503OnClosing: false,
-    clientErrorHandler(_error, socket) {
-      if (!socket.writable) return
-      const id = randomUUID()
-      const body = JSON.stringify(problemOf(new ZerosumError('bad_request', 'This is not HTTP/1.1.'), { id, url: '/' }))
-      socket.end(
-        'HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/problem+json\r\n' +
-          `X-Correlation-Id: ${id}\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
-      )
-    },
+    clientErrorHandler: (error, socket) => answerBrokenRequest(error, socket, isSecure),
+    serverFactory: (handler) => createHttpServer(handler, { tls, limits }),
   }).withTypeProvider<TypeBoxTypeProvider>()
 
   readJson(app)
@@ -88,6 +88,7 @@ export async function buildApp({
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-correlation-id', request.id)
   })
+  guardHeads(app, isSecure)
 
   await app.register(swagger, {
     transform: requireIdempotencyKey,
@@ -102,10 +103,7 @@ export async function buildApp({
       security: [{ key: [] }],
     },
   })
-  await app.register(reference, {
-    routePrefix: '/docs',
-    configuration: { title: 'Zerosum API', url: '/openapi.json', withDefaultFonts: false, telemetry: false },
-  })
+  await app.register(referencePage)
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
 
   await app.register(healthRoutes(router))

@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { ZerosumError } from '../errors.ts'
 import type { Directory, Principal, Scope } from '../tenants/directory.ts'
+import { certificateNameOf } from '../tls/certificateName.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -26,9 +27,17 @@ export function requireKeys(app: FastifyInstance, directory: Directory): void {
   })
 }
 
+/**
+ * Who sent a key, or came with a certificate that is known. Who has both works with the key, and both must be of one tenant: a stolen key
+ * is no good beside somebody else's certificate.
+ */
 async function principalOf(request: FastifyRequest, directory: Directory): Promise<Principal> {
-  const [, key] = /^Bearer +([\x21-\x7e]{1,200})$/i.exec(request.headers.authorization ?? '') ?? []
-  const principal = key === undefined ? undefined : await directory.authenticate(key)
-  if (!principal) throw new ZerosumError('unauthorized')
-  return principal
+  const { authorization } = request.headers
+  const name = certificateNameOf(request.socket)
+  const byCertificate = name === undefined ? undefined : await directory.authenticateCertificate(name)
+  if (authorization === undefined && byCertificate) return byCertificate
+  const [, key] = /^Bearer +([\x21-\x7e]{1,200})$/i.exec(authorization ?? '') ?? []
+  const byKey = key === undefined ? undefined : await directory.authenticate(key)
+  if (!byKey || (byCertificate && byCertificate.tenantId !== byKey.tenantId)) throw new ZerosumError('unauthorized')
+  return byKey
 }

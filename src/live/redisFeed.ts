@@ -1,11 +1,14 @@
 import { createClient } from '@redis/client'
 import { connectionOptions, tellTrouble } from '../redis/connection.ts'
+import type { Tls } from '../tls/files.ts'
 import type { Feed, News } from './feed.ts'
 import { createWatchers } from './watchers.ts'
 
 export type RedisFeedOptions = {
   /** `redis://user:password@host:port/database`, or `rediss://` with TLS. */
   url: string
+  /** For `rediss://`. */
+  tls?: Tls | undefined
   /** Installations that share a Redis need different ones (redis/installation.ts); a database of its own is not enough, channels have none. */
   channel?: string
   /** Told when a connection breaks or can't be made: once, until it has been there again. */
@@ -24,7 +27,8 @@ const MESSAGES_MAX = 200
  * what it publishes at once; so when the subscription has been away, all who wait are woken. What could not be published is not kept: those
  * who wait look by themselves now and then.
  */
-export function createRedisFeed({ url, channel = 'zerosum:news', onTrouble = () => {} }: RedisFeedOptions): Feed {
+export function createRedisFeed(options: RedisFeedOptions): Feed {
+  const { url, tls, channel = 'zerosum:news', onTrouble = () => {} } = options
   const watchers = createWatchers()
   const publisher = open('zerosum-news')
   const subscriber = open('zerosum-news-subscriber')
@@ -43,7 +47,7 @@ export function createRedisFeed({ url, channel = 'zerosum:news', onTrouble = () 
   for (const client of [publisher, subscriber]) client.connect().catch(() => {})
 
   function open(name: string) {
-    const client = createClient(connectionOptions({ url, name, commandsMax: MESSAGES_MAX }))
+    const client = createClient(connectionOptions({ url, tls, name, commandsMax: MESSAGES_MAX }))
     tellTrouble(client, onTrouble)
     return client
   }

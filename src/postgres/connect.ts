@@ -1,5 +1,6 @@
 import pg, { type PoolClient } from 'pg'
 import { executeOn, oneByOne, type Tag, tagFor } from './sql.ts'
+import { securedUrl } from './tls.ts'
 
 /** Inside a transaction. Name it `sql` there, so that no query can leave the transaction. */
 export type Tx = Tag
@@ -49,12 +50,16 @@ const types: pg.CustomTypesConfig = {
 
 /**
  * Opens a pool. It connects when first used, and anew after a connection broke.
- * @param url `postgres://user:password@host:port/database`
+ * @param url `postgres://user:password@host:port/database`, with `?sslmode=verify-full` for TLS (tls.ts)
+ * @throws Error if what the URL says of TLS can not be done
  */
 export function connect(url: string, options: PoolOptions): Sql {
   const { max, role = APP_ROLE, name = 'zerosum', answerMsMax, guard = (work) => work() } = options
+  const { url: connectionString, ssl } = securedUrl(url)
   const pool = new pg.Pool({
-    connectionString: url,
+    connectionString,
+    // Said in any case: otherwise `pg` reads PGSSLMODE.
+    ssl,
     max,
     application_name: name,
     options: `-c idle_in_transaction_session_timeout=${IDLE_IN_TRANSACTION_MS_MAX}${role === null ? '' : ` -c role=${role}`}`,
@@ -124,12 +129,17 @@ function rethrow(error: unknown): never {
   throw isOfConnection(error) ? new ConnectionLost('the connection to PostgreSQL failed', { cause: error }) : error
 }
 
+/** How OpenSSL's and Node's reasons begin, or what is in them, when a certificate or a handshake is not right. */
+const TLS_CODES = /^(ERR_(TLS|SSL|OSSL)_|UNABLE_TO_|INVALID_CA|INVALID_PURPOSE|PATH_LENGTH_|HOSTNAME_)|CERT|CRL/
+
 function isOfConnection(error: unknown): boolean {
   if (!(error instanceof Error) || error instanceof pg.DatabaseError) return false
   // The second: several addresses were tried.
   if (error instanceof ConnectionLost || error instanceof AggregateError) return true
+  const code = `${(error as NodeJS.ErrnoException).code}`
   return (
-    /^E(?!RR_)[A-Z_]+$/.test(`${(error as NodeJS.ErrnoException).code}`) ||
+    /^E(?!RR_)[A-Z_]+$/.test(code) ||
+    TLS_CODES.test(code) ||
     /connection|connect|pool|client|timeout/i.test(error.message)
   )
 }

@@ -1,5 +1,5 @@
 import { createClient } from '@redis/client'
-import { connectionOptions } from './connection.ts'
+import { connectionOptions, type RedisServer } from './connection.ts'
 
 /** This Redis can't be used. */
 export class RedisRefused extends Error {}
@@ -11,8 +11,8 @@ const ASK_MS_MAX = 3_000
  * asked, is taken as it is.
  * @throws RedisRefused
  */
-export async function refuseCluster(url: string): Promise<void> {
-  const client = createClient({ ...connectionOptions({ url, name: 'zerosum-check', commandsMax: 10 }) })
+export async function refuseCluster(server: RedisServer): Promise<void> {
+  const client = createClient({ ...connectionOptions({ ...server, name: 'zerosum-check', commandsMax: 10 }) })
   client.on('error', () => {}) // the connections that stay tell
   try {
     const asked = (async () => {

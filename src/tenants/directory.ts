@@ -24,10 +24,14 @@ export type Directory = {
    * shard can't be reached, for up to an hour, so that the other shards go on.
    */
   authenticate(key: string): Promise<Principal | undefined>
+  /** The same for the name in a client's certificate (tls/certificateName.ts), which is kept like a key. */
+  authenticateCertificate(name: string): Promise<Principal | undefined>
   /** The tenant of that name, made if there is none. */
   ensureTenant(name: string): Promise<string>
   /** Makes a key known; a second time has no effect. */
   addKey(tenantId: string, key: string, scopes: readonly Scope[]): Promise<void>
+  /** Lets whoever has a certificate of that name work for a tenant. @returns false if it is somebody's already, or was: nothing has changed then */
+  addCertificate(tenantId: string, name: string, scopes: readonly Scope[]): Promise<boolean>
   close(): Promise<void>
 }
 
@@ -54,6 +58,8 @@ type LookUp = { readonly sinceMs: number; readonly found: Promise<Principal | un
 export function createDirectory(url: string): Directory {
   const sql = connect(url, { max: 2, name: 'zerosum directory', answerMsMax: ANSWER_MS_MAX })
   const hashOf = (key: string) => hash('sha256', key)
+  // No key has a space in it, so nobody can send one that is taken for a certificate.
+  const hashOfCertificate = (name: string) => hash('sha256', `certificate ${name}`)
   // Unknown keys are remembered too, so that guessing does not reach the database.
   const keys = new LRUCache<string, Known>({ max: KEYS_MAX })
   const lookUps = new Map<string, LookUp>()
@@ -78,21 +84,34 @@ export function createDirectory(url: string): Directory {
     return mine
   }
 
+  async function authenticate(keyHash: string): Promise<Principal | undefined> {
+    const known = keys.get(keyHash)
+    const age = known ? Date.now() - known.sinceMs : Number.POSITIVE_INFINITY
+    if (known && age < FRESH_MS) return known.principal
+    const { found, sinceMs } = lookUp(keyHash)
+    if (!known?.principal || age >= BELIEVED_MS) return await found
+    try {
+      return await within(found, sinceMs + PATIENCE_MS - Date.now(), known.principal)
+    } catch (error) {
+      if (failureOf(error) === 'unreachable') return known.principal
+      throw error
+    }
+  }
+
+  /** @returns whether there was none of that hash before */
+  async function add(keyHash: string, tenantId: string, hint: string, scopes: readonly Scope[]): Promise<boolean> {
+    const added = await sql`
+      INSERT INTO api_keys (hash, tenant_id, hint, scopes)
+      VALUES (decode(${keyHash}, 'hex'), ${tenantId}, ${hint},
+              (SELECT array_agg(value) FROM json_array_elements_text(${JSON.stringify(scopes)}::text::json)))
+      ON CONFLICT (hash) DO NOTHING RETURNING 1 AS added`
+    keys.delete(keyHash)
+    return added.length > 0
+  }
+
   return {
-    async authenticate(key) {
-      const keyHash = hashOf(key)
-      const known = keys.get(keyHash)
-      const age = known ? Date.now() - known.sinceMs : Number.POSITIVE_INFINITY
-      if (known && age < FRESH_MS) return known.principal
-      const { found, sinceMs } = lookUp(keyHash)
-      if (!known?.principal || age >= BELIEVED_MS) return await found
-      try {
-        return await within(found, sinceMs + PATIENCE_MS - Date.now(), known.principal)
-      } catch (error) {
-        if (failureOf(error) === 'unreachable') return known.principal
-        throw error
-      }
-    },
+    authenticate: (key) => authenticate(hashOf(key)),
+    authenticateCertificate: (name) => authenticate(hashOfCertificate(name)),
     async ensureTenant(name) {
       await sql`INSERT INTO tenants (id, name) VALUES (${newId(0)}, ${name}) ON CONFLICT (name) DO NOTHING`
       const [row] = await sql<{ id: string }[]>`SELECT id FROM tenants WHERE name = ${name}`
@@ -100,13 +119,10 @@ export function createDirectory(url: string): Directory {
       return row.id
     },
     async addKey(tenantId, key, scopes) {
-      await sql`
-        INSERT INTO api_keys (hash, tenant_id, hint, scopes)
-        VALUES (decode(${hashOf(key)}, 'hex'), ${tenantId}, ${key.slice(-4)},
-                (SELECT array_agg(value) FROM json_array_elements_text(${JSON.stringify(scopes)}::text::json)))
-        ON CONFLICT (hash) DO NOTHING`
-      keys.delete(hashOf(key))
+      await add(hashOf(key), tenantId, key.slice(-4), scopes)
     },
+    // A name is no secret: it is shown whole.
+    addCertificate: (tenantId, name, scopes) => add(hashOfCertificate(name), tenantId, name, scopes),
     async close() {
       await sql.end({ timeout: 5 })
     },

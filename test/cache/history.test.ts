@@ -134,7 +134,7 @@ describeWith('redis', 'a cache in Redis, and the history of the ledger', () => {
     const mine = await open(own)
     await mine.write(Array.from({ length: 2_500 }, () => balanceAt(randomUUID(), 1)))
     for (const prefix of others) await (await open(prefix)).write([balanceAt(randomUUID(), 1)])
-    expect(await flushCache(api.url, redis.url)).toBe(0)
+    expect(await flushCache(api.url, { url: redis.url })).toBe(0)
     expect(Number(await redis.ask('DBSIZE'))).toBe(others.length)
     expect(await (await open('zerosum:*:')).flush()).toBe(1)
     expect(Number(await redis.ask('DBSIZE'))).toBe(others.length - 1)
@@ -154,11 +154,11 @@ describeWith('redis', 'a cache in Redis, and the history of the ledger', () => {
   })
 
   test('a Redis Cluster is refused; one that is silent is taken as it is', async () => {
-    await refuseCluster(redis.url)
+    await refuseCluster({ url: redis.url })
     const cluster = await startRedis('--cluster-enabled', 'yes')
     onTestFinished(() => cluster.stop())
-    await expect(refuseCluster(cluster.url)).rejects.toThrow('Redis Cluster')
+    await expect(refuseCluster({ url: cluster.url })).rejects.toThrow('Redis Cluster')
     await cluster.kill()
-    await refuseCluster(cluster.url)
+    await refuseCluster({ url: cluster.url })
   })
 })

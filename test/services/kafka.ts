@@ -24,13 +24,26 @@ export type KafkaCluster = {
 }
 
 /** With 3 brokers, a topic has three replicas if its maker doesn't say otherwise, and acks=all means two of them. */
-export type KafkaOptions = { readonly brokers: 1 | 3 }
+export type KafkaOptions = {
+  readonly brokers: 1 | 3
+  /** Clients come by TLS and log in, by SCRAM or PLAIN. Only with one broker. */
+  readonly secured?: KafkaSecured
+}
+
+export type KafkaSecured = {
+  /** A PEM file with the broker's key and certificate, and one with the CAs of its clients' certificates and of its own: it calls itself. */
+  readonly keystore: string
+  readonly truststore: string
+  /** The one who may log in; a password without quotes. */
+  readonly username: string
+  readonly password: string
+}
 
 /**
  * Starts a cluster on free ports of the loopback; resolves when it serves. Topics are not made by themselves: whoever needs one makes it.
  * @throws Error if Java is not there, the jars cannot be had, or a process does not start
  */
-export async function startKafka({ brokers: count }: KafkaOptions): Promise<KafkaCluster> {
+export async function startKafka({ brokers: count, secured }: KafkaOptions): Promise<KafkaCluster> {
   const jars = await fetchKafkaJars(console.log)
   const directory = await dataDirectory('kafka')
   const ports = await freePorts(2 * count)
@@ -45,11 +58,14 @@ export async function startKafka({ brokers: count }: KafkaOptions): Promise<Kafk
   const starting = await Promise.allSettled(
     nodes.map(async (node) => {
       const file = join(directory, `${node.id}.properties`)
-      await writeFile(file, propertiesOf({ ...node, voters, count, data: join(directory, `${node.id}`) }))
+      const data = join(directory, `${node.id}`)
+      await writeFile(
+        file,
+        propertiesOf({ ...node, voters, count, data }, secured ? securedSettings(node, secured) : {}),
+      )
       // A cluster id that begins with a dash must not be taken for an option.
-      await run(java(), [...jvm(jars), 'kafka.tools.StorageTool', 'format', `--cluster-id=${clusterId}`, '-c', file], {
-        timeout: FORMAT_MS_MAX,
-      })
+      const format = ['kafka.tools.StorageTool', 'format', `--cluster-id=${clusterId}`, '-c', file]
+      await run(java(), [...jvm(jars), ...format, ...(secured ? scramUsers(secured) : [])], { timeout: FORMAT_MS_MAX })
       return await startProcess({
         name: `Kafka broker ${node.id}`,
         file: java(),
@@ -104,8 +120,37 @@ type Node = {
   readonly data: string
 }
 
+/** @see https://kafka.apache.org/documentation/#security */
+function securedSettings(node: Pick<Node, 'port' | 'controllerPort'>, secured: KafkaSecured): Record<string, string> {
+  const { keystore, truststore, username, password } = secured
+  const modules = 'org.apache.kafka.common.security'
+  const login = `username="${username}" password="${password}"`
+  const scram = `${modules}.scram.ScramLoginModule required ${login};`
+  return {
+    listeners: `SASL_SSL://127.0.0.1:${node.port},CONTROLLER://127.0.0.1:${node.controllerPort}`,
+    'advertised.listeners': `SASL_SSL://127.0.0.1:${node.port}`,
+    'listener.security.protocol.map': 'SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT',
+    'security.inter.broker.protocol': 'SASL_SSL',
+    'sasl.mechanism.inter.broker.protocol': 'PLAIN',
+    'sasl.enabled.mechanisms': 'SCRAM-SHA-512,SCRAM-SHA-256,PLAIN',
+    'listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config': scram,
+    'listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config': scram,
+    'listener.name.sasl_ssl.plain.sasl.jaas.config': `${modules}.plain.PlainLoginModule required ${login} user_${username}="${password}";`,
+    'ssl.keystore.type': 'PEM',
+    'ssl.keystore.location': keystore,
+    'ssl.truststore.type': 'PEM',
+    'ssl.truststore.location': truststore,
+    'listener.name.sasl_ssl.ssl.client.auth': 'required',
+  }
+}
+
+function scramUsers({ username, password }: KafkaSecured): string[] {
+  const mechanisms = ['SCRAM-SHA-512', 'SCRAM-SHA-256']
+  return mechanisms.flatMap((mechanism) => ['--add-scram', `${mechanism}=[name=${username},password=${password}]`])
+}
+
 /** @see https://kafka.apache.org/documentation/#configuration */
-function propertiesOf({ id, port, controllerPort, voters, count, data }: Node): string {
+function propertiesOf({ id, port, controllerPort, voters, count, data }: Node, more: Record<string, string>): string {
   const inSync = count === 1 ? 1 : 2
   const settings: Record<string, string | number | boolean> = {
     'process.roles': 'broker,controller',
@@ -143,6 +188,7 @@ function propertiesOf({ id, port, controllerPort, voters, count, data }: Node): 
     'num.network.threads': 2,
     'num.io.threads': 4,
     'background.threads': 2,
+    ...more,
   }
   return Object.entries(settings)
     .map(([name, value]) => `${name}=${value}\n`)

@@ -17,6 +17,7 @@ import type {
   TransferBody,
   WalletBody,
 } from '../../src/http/schemas.ts'
+import type { ServerOptions } from '../../src/http/server.ts'
 import { createBlockFeed } from '../../src/live/blockFeed.ts'
 import { type Feed, newsOf } from '../../src/live/feed.ts'
 import { connect } from '../../src/postgres/connect.ts'
@@ -41,7 +42,7 @@ export type Problem = Static<typeof ProblemBody> & { code: ErrorCode; transferId
 export type PageOf<T> = { data: T[]; nextCursor: string | null }
 export type BatchResult = { status: number; replayed: boolean; transfer?: Transfer; problem?: Problem }
 
-export type Method = 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
+export type Method = 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE' | 'OPTIONS'
 
 /** What goes over the wire, whichever wire. */
 export type Sent = { method: Method; path: string; headers: Record<string, string>; body?: string | Buffer }
@@ -186,6 +187,8 @@ export type ApiOptions = {
   guards?: Guards
   /** What is shown of the projections, if anything is. */
   projections?: Projections
+  /** TLS, and what clients may ask for before they have sent a request. */
+  server?: ServerOptions
   /** Goes between the app and the database: the URL that the app gets. */
   appUrl?: (url: string) => string | Promise<string>
 }
@@ -201,6 +204,7 @@ export async function openApi({
   streams,
   guards = {},
   projections,
+  server = {},
   webhookRules = { allowPrivate: false, resolve: async () => ['93.184.215.14'] },
 }: ApiOptions = {}): Promise<Api> {
   const url = given ?? (await migratedDatabase())
@@ -221,7 +225,7 @@ export async function openApi({
   const webhookEndpoints = openEndpoints(usedUrl, webhookRules)
   const app = await buildApp({
     ...{ router, sagas: waiting(sagas, sagaWaitMs), directory, webhookEndpoints, logLevel: 'silent', audits },
-    ...{ feed, guards, ...(streams && { streams }), ...(projections && { projections }) },
+    ...{ feed, guards, ...(streams && { streams }), ...(projections && { projections }), ...server },
   })
   const sql = connect(url, { max: 1, role: null, name: 'test' })
   const send: Send = async ({ method, path, headers, body }) => {

@@ -39,6 +39,8 @@ export type NodeSettings = {
   redisUrl?: string
   /** Where its events go; none is nowhere. */
   kafkaBrokers?: string
+  /** Whatever else is to be in its environment. */
+  env?: Readonly<Record<string, string>>
 }
 
 const running = new Set<ChildProcess>()
@@ -87,7 +89,7 @@ export async function startNode(settings: NodeSettings): Promise<NodeProcess> {
 
   async function listening(): Promise<string> {
     for (let ms = 0; ms < START_MS_MAX && !hasEnded; ms += 20) {
-      const [, found] = /listens on (http:\/\/[^\s;]+)/.exec(output()) ?? []
+      const [, found] = /listens on (https?:\/\/[^\s;]+)/.exec(output()) ?? []
       if (found) return found
       await sleep(20)
     }
@@ -132,7 +134,7 @@ export function startCommand(args: readonly string[], settings: NodeSettings): C
 
 function spawnCli(
   args: readonly string[],
-  { databaseUrl, demoKey, dataDir, webhooksAllowPrivate, kafkaBrokers, redisUrl }: NodeSettings,
+  { databaseUrl, demoKey, dataDir, webhooksAllowPrivate, kafkaBrokers, redisUrl, env = {} }: NodeSettings,
 ): ChildProcess {
   const { PATH, HOME, TMPDIR } = process.env
   const child = spawn(process.execPath, [CLI, ...args], {
@@ -147,6 +149,7 @@ function spawnCli(
       ...(webhooksAllowPrivate === undefined ? {} : { ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: `${webhooksAllowPrivate}` }),
       ...(kafkaBrokers === undefined ? {} : { KAFKA_BROKERS: kafkaBrokers }),
       ...(redisUrl === undefined ? {} : { REDIS_URL: redisUrl }),
+      ...env,
     },
   })
   running.add(child)

@@ -4,13 +4,14 @@ import type { AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { expect, it, onTestFinished } from 'vitest'
 import { send } from '../../src/webhooks/send.ts'
-import { certificateFor } from './certificate.ts'
+import { createAuthority } from '../support/authority.ts'
 
 const NAME = 'hooks.example.com'
 
 /** An HTTPS server on the loopback whose certificate is for this name; where it is, and the names that it was asked for. */
 async function openServer(name: string) {
-  const { cert, key } = certificateFor(name)
+  const authority = createAuthority()
+  const { cert, key } = authority.issue({ names: [`DNS:${name}`] })
   const asked: unknown[] = []
   const server = createServer({ cert, key }, (request, answer) => {
     asked.push((request.socket as TLSSocket).servername)
@@ -23,7 +24,7 @@ async function openServer(name: string) {
     server.closeAllConnections()
     server.close()
   })
-  return { cert, asked, port: (server.address() as AddressInfo).port }
+  return { ca: authority.cert, asked, port: (server.address() as AddressInfo).port }
 }
 
 function call(port: number, ca?: string) {
@@ -33,20 +34,20 @@ function call(port: number, ca?: string) {
 
 it('the certificate must be for the name of the endpoint, whatever address it was found at', async () => {
   const server = await openServer(NAME)
-  expect(await call(server.port, server.cert)).toMatchObject({ status: 204, error: null })
+  expect(await call(server.port, server.ca)).toMatchObject({ status: 204, error: null })
   expect(server.asked).toEqual([NAME])
 })
 
 it('a certificate for another name is refused', async () => {
   const server = await openServer('other.example.com')
   const error = 'the certificate or TLS is not right (ERR_TLS_CERT_ALTNAME_INVALID)'
-  expect(await call(server.port, server.cert)).toMatchObject({ status: null, error })
+  expect(await call(server.port, server.ca)).toMatchObject({ status: null, error })
   expect(server.asked).toEqual([])
 })
 
 it('a certificate that nobody trusts is refused', async () => {
   const server = await openServer(NAME)
-  const error = 'the certificate or TLS is not right (DEPTH_ZERO_SELF_SIGNED_CERT)'
+  const error = 'the certificate or TLS is not right (UNABLE_TO_VERIFY_LEAF_SIGNATURE)'
   expect(await call(server.port)).toMatchObject({ status: null, error })
   expect(server.asked).toEqual([])
 })
