@@ -63,7 +63,11 @@ test('every volume is declared and used once; every file that is mounted is ther
   const mounted = services.flatMap(([, { volumes = [] }]) => volumes).map((volume) => volume.split(':')[0] ?? '')
   const files = mounted.filter((source) => source.startsWith('.'))
   expect(mounted.filter((source) => !files.includes(source)).sort()).toEqual(Object.keys(compose.volumes).sort())
-  for (const file of files) expect(() => parse(read(file))).not.toThrow()
+  expect(files.length).toBeGreaterThan(0)
+  for (const file of files) {
+    expect(existsSync(new URL(file, FOLDER)), file).toBe(true)
+    if (/\.ya?ml$/.test(file)) expect(() => parse(read(file))).not.toThrow()
+  }
 })
 
 test('the node reads its settings as they are meant, and they name services', () => {
@@ -89,6 +93,25 @@ test('the node reads its settings as they are meant, and they name services', ()
   expect(compose.services['kafka']?.environment?.['KAFKA_ADVERTISED_LISTENERS']).toBe(
     `PLAINTEXT://${kafkaHost}:${kafkaPort}`,
   )
+})
+
+test('Prometheus and Grafana find their files where they are mounted', () => {
+  const mountsOf = (service: string) =>
+    (compose.services[service]?.volumes ?? [])
+      .map((volume) => volume.split(':'))
+      .filter(([source]) => source?.startsWith('.'))
+  const [[rules = '', inPrometheus] = []] = mountsOf('prometheus')
+  // Where the image looks for it by itself.
+  expect(inPrometheus).toBe('/etc/prometheus')
+  expect(existsSync(new URL(`${rules}/prometheus.yml`, FOLDER))).toBe(true)
+  const { options } = parse(read('grafana/provisioning/dashboards/zerosum.yml')).providers[0]
+  expect(mountsOf('grafana').map(([source, target]) => [source, target])).toEqual([
+    ['./grafana/provisioning/datasources', '/etc/grafana/provisioning/datasources'],
+    ['./grafana/provisioning/dashboards', '/etc/grafana/provisioning/dashboards'],
+    ['./grafana/dashboards', options.path],
+  ])
+  const { url } = parse(read('grafana/provisioning/datasources/prometheus.yml')).datasources[0]
+  expect(compose.services).toHaveProperty([new URL(url).hostname])
 })
 
 test('no password is written down', () => {

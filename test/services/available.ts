@@ -7,7 +7,15 @@ import { fetchKafkaJars, hasKafkaJars } from './kafkaJars.ts'
 const run = promisify(execFile)
 const JAVA_MIN = 17
 
-export type Service = 'redis' | 'kafka'
+export type Service = 'redis' | 'kafka' | 'prometheus' | 'alertmanager'
+
+/** How to find out why a service can't be had. */
+const WHY: Readonly<Record<Service, () => Promise<string | undefined>>> = {
+  redis: whyNoRedis,
+  kafka: whyNoKafka,
+  prometheus: whyNoPrometheus,
+  alertmanager: whyNoAlertmanager,
+}
 
 const answers = new Map<Service, Promise<string | undefined>>()
 
@@ -16,7 +24,7 @@ const answers = new Map<Service, Promise<string | undefined>>()
  * are not there yet.
  */
 export function whyUnavailable(service: Service): Promise<string | undefined> {
-  const answer = answers.get(service) ?? (service === 'redis' ? whyNoRedis() : whyNoKafka())
+  const answer = answers.get(service) ?? WHY[service]()
   answers.set(service, answer)
   return answer
 }
@@ -62,6 +70,22 @@ async function whyNoKafka(): Promise<string | undefined> {
     () => undefined,
     (error: unknown) => `Kafka's jars cannot be fetched: ${error instanceof Error ? error.message : error}`,
   )
+}
+
+/** The server, and the tool that checks its rules. */
+async function whyNoPrometheus(): Promise<string | undefined> {
+  const advice = '(Debian: apt-get install prometheus)'
+  for (const program of ['prometheus', 'promtool']) {
+    if ((await outputOf(program, ['--version'])) === undefined) return `there is no ${program} in PATH ${advice}`
+  }
+  return undefined
+}
+
+async function whyNoAlertmanager(): Promise<string | undefined> {
+  const found = await outputOf('amtool', ['--version'])
+  return found === undefined
+    ? 'there is no amtool in PATH (Debian: apt-get install prometheus-alertmanager)'
+    : undefined
 }
 
 /** What a program prints; `undefined` if it can't be run. */
