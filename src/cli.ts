@@ -1,14 +1,17 @@
 #!/usr/bin/env node
+import { constants } from 'node:os'
 import { createPools } from './bus/pools.ts'
 import { alignWithChains, NodesRunning } from './bus/restored.ts'
 import { flushCache } from './cache/command.ts'
 import { ConfigError, readConfig } from './config.ts'
 import { demoText } from './demo.ts'
+import { doctor } from './doctor/command.ts'
 import { shareDatabases, startNode } from './main.ts'
 import { replayProjections } from './projections/command.ts'
 
 import { RedisRefused } from './redis/cluster.ts'
 import { addShard, drainShard, moveSlots, printPlan } from './relocation/command.ts'
+import { ShardsAway } from './shards/awaitShards.ts'
 import { checkShards, prepareShards, ShardListError } from './shards/map.ts'
 import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
 import { isCertificateName } from './tls/certificateName.ts'
@@ -18,6 +21,7 @@ const USAGE = `usage: zerosum COMMAND
 
   start                     run a node: the HTTP API, with an embedded PostgreSQL unless ZEROSUM_SHARDS is set
   verify [--json]           recompute the whole ledger; exit 1 if the books do not agree
+  doctor [--json]           look at all that a node depends on, also beside a running one; exit 1 if something fails
   migrate                   bring the databases to the newest schema
   shards plan               how the slots lie, and how they should
   shards add URL            one database more; without URL if PostgreSQL is embedded. It has no wallets before they are moved
@@ -36,11 +40,21 @@ Settings come from the environment: see README.md.`
 async function start(): Promise<number> {
   const config = readConfig()
   if (config.shardUrls.length === 0) console.log(`Starting the embedded PostgreSQL in ${config.dataDir} …`)
-  const node = await startNode(config)
-  // Whoever reads that it listens may stop it at once.
+  let isUp = false
+  // Heard from the beginning: the first process of a container is not ended by signals that it does not hear.
   const stopped = new Promise<string>((done) => {
-    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, done)
+    let isAsked = false
+    for (const name of ['SIGINT', 'SIGTERM'] as const) {
+      process.on(name, () => {
+        // Before it is up there is nothing to answer, and who asks again does not want to wait. As a shell says what a signal has ended.
+        if (!isUp || isAsked) process.exit(128 + constants.signals[name])
+        isAsked = true
+        done(name)
+      })
+    }
   })
+  const node = await startNode(config)
+  isUp = true
   if (config.shardUrls.length === 0 && node.shardCount === 1) {
     console.log(`The data in ${config.dataDir} were begun with one shard: it goes on with one.`)
   }
@@ -48,8 +62,13 @@ async function start(): Promise<number> {
   if (node.demo) console.log(demoText(node.url, node.demo))
   console.log(`${await stopped}: answering what is under way, then stopping …`)
   await node.stop()
+  // What was left behind when the time was over does not keep the process.
+  setTimeout(() => process.exit(0), LEFT_BEHIND_MS).unref()
   return 0
 }
+
+/** Time to write out what was printed. */
+const LEFT_BEHIND_MS = 500
 
 async function verify(args: string[]): Promise<number> {
   const databases = await shareDatabases(readConfig())
@@ -186,6 +205,8 @@ async function run([command, ...args]: string[]): Promise<number> {
       return await start()
     case 'verify':
       return await verify(args)
+    case 'doctor':
+      return await doctor({ readConfig, openDatabases: shareDatabases, json: args.includes('--json') })
     case 'migrate':
       return await migrate()
     case 'shards':
@@ -211,7 +232,8 @@ function usage(): number {
 try {
   process.exitCode = await run(process.argv.slice(2))
 } catch (error) {
-  const isExpected = [ConfigError, ShardListError, RedisRefused, NodesRunning].some((kind) => error instanceof kind)
+  const expected = [ConfigError, ShardListError, ShardsAway, RedisRefused, NodesRunning]
+  const isExpected = expected.some((kind) => error instanceof kind)
   console.error(isExpected && error instanceof Error ? error.message : error)
   process.exitCode = 1
 }

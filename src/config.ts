@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { type KafkaSecurity, SASL_MECHANISMS } from './bus/kafkaSecurity.ts'
 import { securedUrl } from './postgres/tls.ts'
@@ -35,6 +36,10 @@ export type Config = {
   readonly tenantRate: number | undefined
   /** A node that has no rest and is later than that with what it has to do refuses some of what comes, in milliseconds. */
   readonly lagMsMax: number
+  /** How long a node that stops says that it is not ready, and answers all the same. */
+  readonly drainMs: number
+  /** How long a node that starts waits for databases that do not answer. */
+  readonly startWaitMs: number
   /** Names this node in the blocks that it writes. */
   readonly writer: string
 }
@@ -46,13 +51,24 @@ export type Consumer = (typeof CONSUMERS)[number]
 const DEFAULT_CONSUMERS = 'cache,webhooks'
 
 /** What is wrong with the environment, all of it at once. */
-export class ConfigError extends Error {}
+export class ConfigError extends Error {
+  readonly mistakes: readonly string[]
+
+  constructor(mistakes: readonly string[]) {
+    super(`the settings are wrong:\n- ${mistakes.join('\n- ')}`)
+    this.mistakes = mistakes
+  }
+}
 
 const CONNECTIONS_MAX = 10_000
 const KAFKA_PARTITIONS = 12
 const KAFKA_PARTITIONS_MAX = 1_000
 const TENANT_RATE_MAX = 1_000_000
 const LAG_MS_MAX = 200
+const DRAIN_MS = 500
+const DRAIN_MS_MAX = 60_000
+const START_WAIT_MS = 60_000
+const START_WAIT_MS_MAX = 3_600_000
 
 /**
  * Reads the settings. The only reader of `process.env`.
@@ -61,7 +77,7 @@ const LAG_MS_MAX = 200
 export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
   const mistakes: string[] = []
   const env = withSecrets(given, mistakes)
-  const port = Number(env['PORT'] ?? 3000)
+  const port = Number(env['PORT'] || 3000)
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     mistakes.push(`PORT is "${env['PORT']}": give a number from 0 to 65535`)
   }
@@ -83,8 +99,7 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
     mistakes.push(`KAFKA_PARTITIONS is "${env['KAFKA_PARTITIONS']}": give a number from 1 to ${KAFKA_PARTITIONS_MAX}`)
   }
   const consumers = env['ZEROSUM_CONSUMERS'] === 'none' ? [] : listOf(env['ZEROSUM_CONSUMERS'] || DEFAULT_CONSUMERS)
-  const unknown = consumers.find((name) => !isConsumer(name))
-  if (unknown !== undefined) {
+  for (const unknown of consumers.filter((name) => !isConsumer(name))) {
     mistakes.push(`ZEROSUM_CONSUMERS has "${unknown}": list some of ${CONSUMERS.join(', ')}, or say none`)
   }
   const redisUrl = env['REDIS_URL'] || undefined
@@ -112,7 +127,10 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
   }
   const tenantRate = numberOf('ZEROSUM_TENANT_RATE', env, { min: 1, max: TENANT_RATE_MAX }, mistakes)
   const lagMsMax = numberOf('ZEROSUM_LAG_MS_MAX', env, { min: 10, max: 60_000 }, mistakes) ?? LAG_MS_MAX
-  if (mistakes.length > 0) throw new ConfigError(`the settings are wrong:\n- ${mistakes.join('\n- ')}`)
+  const drainMs = numberOf('ZEROSUM_DRAIN_MS', env, { min: 0, max: DRAIN_MS_MAX }, mistakes) ?? DRAIN_MS
+  const startWaitMs =
+    numberOf('ZEROSUM_START_WAIT_MS', env, { min: 0, max: START_WAIT_MS_MAX }, mistakes) ?? START_WAIT_MS
+  if (mistakes.length > 0) throw new ConfigError(mistakes)
   return {
     host: env['HOST'] || '127.0.0.1',
     port,
@@ -125,7 +143,9 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
     demoKey,
     webhooksAllowPrivate: allowPrivate === 'true',
     ...{ tenantRate, lagMsMax },
-    writer: `${hostname()}:${process.pid}`,
+    ...{ drainMs, startWaitMs },
+    // In containers the pid is often 1, and the host name may be given again.
+    writer: `${hostname().slice(0, 64)}:${process.pid}:${randomBytes(4).toString('hex')}`,
   }
 }
 

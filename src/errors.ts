@@ -149,6 +149,11 @@ export const PROBLEMS = {
     title: 'What this is about is being moved to another database',
     advice: 'Retry after the time given, same key.',
   },
+  stopping: {
+    status: 503,
+    title: 'This node is about to stop',
+    advice: 'Ask another node. This one answers what still comes in, for a moment.',
+  },
   ledger_unavailable: {
     status: 503,
     title: 'The ledger cannot be reached',

@@ -1,5 +1,7 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Server as TlsServer } from 'node:tls'
 import { startAudits } from './audit/background.ts'
+import { BACKGROUND_CONNECTIONS, createPools } from './bus/pools.ts'
 import { type Balances, createBalances } from './cache/balances.ts'
 import type { BalanceCache } from './cache/cache.ts'
 import { changedBalances } from './cache/changed.ts'
@@ -8,7 +10,7 @@ import { createMemoryCache } from './cache/memoryCache.ts'
 import { createRedisCache, type RedisCache } from './cache/redisCache.ts'
 import type { Config } from './config.ts'
 import { cacheGroup } from './consumers/cacheGroup.ts'
-import { startConsumers } from './consumers/consumers.ts'
+import { HANDLER_CONNECTIONS, startConsumers } from './consumers/consumers.ts'
 import { webhooksGroup } from './consumers/webhooksGroup.ts'
 import { type Demo, ensureDemo } from './demo.ts'
 import { startShedding } from './guard/shedding.ts'
@@ -28,10 +30,12 @@ import { redisPrefix } from './redis/installation.ts'
 import { startRelocationRecovery } from './relocation/recovery.ts'
 import { startHoldExpiry } from './saga/holdExpiry.ts'
 import { createSagas } from './saga/sagas.ts'
+import { awaitShards } from './shards/awaitShards.ts'
 import { prepareShards } from './shards/map.ts'
 import { createRouter, type Router } from './shards/router.ts'
 import { openShard } from './shards/shard.ts'
 import { firstMapMadeUs, shardCountOf } from './shards/storedMap.ts'
+import { createStopping } from './stopping.ts'
 import { createDirectory } from './tenants/directory.ts'
 import { readTls, TLS_VERSION_MIN, type Tls, type TlsFiles } from './tls/files.ts'
 import { followCertificates } from './tls/reload.ts'
@@ -43,6 +47,11 @@ import { sometimes } from './webhooks/sometimes.ts'
 /** Longer than any answer takes (`ANSWER_MS_MAX`). */
 const CLOSE_MS_MAX = 12_000
 const CONSUMER_MS_MAX = 30_000
+/** Beside the drain. Together with its default less than what Kubernetes gives a pod, 30 s. */
+const STOP_MS_MAX = 24_000
+/** For what callers wait for on the first shard: tenants, webhook endpoints, the last audit. */
+const CALLER_CONNECTIONS = 2
+const CALLER_MS_MAX = 5_000
 
 /** A running node. */
 export type Node = {
@@ -124,13 +133,15 @@ export async function shareDatabases(config: Config): Promise<Databases> {
 
 /** Starts a node: databases, shards, HTTP, in this order; what was opened is closed again if a later step fails. */
 export async function startNode(config: Config): Promise<Node> {
-  const closers: (() => Promise<unknown>)[] = []
-  const stop = async () => {
-    for (const close of closers.splice(0).reverse()) await close()
-  }
+  const stopping = createStopping(STOP_MS_MAX + config.drainMs, {
+    onLate: (names) => log('the node stops without waiting any longer', { message: names.join(', ') }),
+    onTrouble: (error) => log('something did not stop as it should', error),
+  })
   try {
     const databases = await openDatabases(config)
-    closers.push(() => databases.close())
+    stopping.add('databases', 'the embedded PostgreSQL', () => databases.close())
+    const { startWaitMs, drainMs } = config
+    await awaitShards(databases.urls, { waitMsMax: startWaitMs, say: (message) => log('not ready yet', { message }) })
     const { map } = await prepareShards(databases.urls)
     const { redis } = config
     if (redis) await refuseCluster(redis)
@@ -139,7 +150,6 @@ export async function startNode(config: Config): Promise<Node> {
     // Without Redis a cache is true for all nodes only if this is the only one.
     const cache = shared ?? (config.shardUrls.length === 0 ? createMemoryCache() : undefined)
     let balances: Balances | undefined
-    if (cache) closers.push(() => cache.close())
     const feed = openFeed(redis, prefix, () => router.shards)
     const open = (url: string, number: number) =>
       openShard({
@@ -157,23 +167,30 @@ export async function startNode(config: Config): Promise<Node> {
       return url === undefined ? undefined : open(url, number)
     })
     const history = shared && historyOf(shared, router)
-    if (history) closers.push(() => history.stop())
+    if (history) stopping.add('answers', 'the look at the history of the cache', () => history.stop())
     if (cache) balances = balancesOver(history?.cache ?? cache, router)
-    closers.push(async () => balances?.close())
-    closers.push(() => Promise.all(router.shards.map((shard) => shard.close())))
-    closers.push(() => feed.close())
+    stopping.add('pools', 'the balance cache', async () => {
+      await balances?.close()
+      await cache?.close()
+    })
+    stopping.add('shards', 'the shards', () => Promise.all(router.shards.map((shard) => shard.close())))
+    stopping.add('sagas', 'the feed of streams', () => feed.close())
     const onTrouble = (error: unknown) => log('a saga met trouble and goes on', error)
     const sagas = createSagas({ router, onTrouble })
-    closers.push(() => sagas.close())
-    closers.push(startHoldExpiry({ router, sagas }, (error) => log('holds could not be expired and will be', error)))
+    stopping.add('sagas', 'sagas', () => sagas.close())
+    const onExpiryTrouble = (error: unknown) => log('holds could not be expired and will be', error)
+    stopping.add('answers', 'the expiry of holds', startHoldExpiry({ router, sagas }, onExpiryTrouble))
+    const background = createPools(databases.urlOf, 'zerosum background', BACKGROUND_CONNECTIONS)
+    stopping.add('pools', 'connections in the background', () => background.end())
     const recovery = startRelocationRecovery({
-      router,
-      urlOf: databases.urlOf,
+      ...{ router, urlOf: databases.urlOf, pools: background },
       onTrouble: (error) => log('a change of the shard map met trouble and goes on', error),
     })
-    closers.push(() => recovery.stop())
-    const directory = createDirectory(databases.urls[0] ?? '')
-    closers.push(() => directory.close())
+    stopping.add('answers', 'changes of the shard map', () => recovery.stop())
+    const firstUrl = databases.urls[0] ?? ''
+    const first = connect(firstUrl, { max: CALLER_CONNECTIONS, name: 'zerosum callers', answerMsMax: CALLER_MS_MAX })
+    stopping.add('pools', 'connections for callers', () => first.end())
+    const directory = createDirectory(first)
 
     const wantsDemo = config.shardUrls.length === 0 || config.demoKey !== undefined
     const { dataDir, demoKey: chosenKey } = config
@@ -181,25 +198,25 @@ export async function startNode(config: Config): Promise<Node> {
 
     const audits = startAudits({
       urls: () => router.shards.flatMap(({ number }) => databases.urlOf(number) ?? []),
+      shownBy: first,
       onTrouble: (error) => log('an audit failed', error),
     })
-    closers.push(() => audits.close())
+    stopping.add('answers', 'the audit', () => audits.close())
 
-    const firstUrl = databases.urls[0] ?? ''
     const onRefused = sometimes(({ host, why }) => log('a webhook host is not called', { message: `${host}: ${why}` }))
     const rules = { allowPrivate: config.webhooksAllowPrivate, onRefused }
-    const webhookEndpoints = openEndpoints(firstUrl, rules)
-    closers.push(() => webhookEndpoints.close())
+    const webhookEndpoints = openEndpoints(first, rules)
     const onWebhookTrouble = (error: unknown) => log('webhooks met trouble and go on', error)
-    closers.push(startPruning(firstUrl, onWebhookTrouble))
+    const handling = { max: HANDLER_CONNECTIONS, name: 'zerosum consumers', answerMsMax: CONSUMER_MS_MAX }
+    const consuming = connect(firstUrl, handling)
+    stopping.add('pools', 'connections of consumers', () => consuming.end())
+    stopping.add('answers', 'pruning of webhooks', startPruning(consuming, onWebhookTrouble))
     // Who leaves webhooks to others does not call their receivers either.
     if (config.consumers.includes('webhooks')) {
       const dispatcher = startDispatcher({ url: firstUrl, rules, onTrouble: onWebhookTrouble })
-      closers.push(() => dispatcher.stop())
+      stopping.add('answers', 'webhooks', () => dispatcher.stop())
     }
 
-    const consuming = connect(firstUrl, { max: 2, name: 'zerosum consumers', answerMsMax: CONSUMER_MS_MAX })
-    closers.push(() => consuming.end())
     const groups = [
       projectionsGroup(consuming),
       webhooksGroup(consuming, (ids) =>
@@ -210,37 +227,44 @@ export async function startNode(config: Config): Promise<Node> {
     const consumers = startConsumers({
       ...{ brokers: config.kafkaBrokers, security: config.kafkaSecurity, partitions: config.kafkaPartitions, groups },
       ...{ shards: () => router.shards.map(({ number }) => number), urlOf: databases.urlOf },
+      pools: background,
       worksFor: (name) => config.consumers.some((consumer) => consumer === name),
       isBusy: () => router.shards.some(({ batcher }) => batcher.depth > 0),
       onTrouble: (error) => log('events could not be passed on and will be', error),
     })
-    closers.push(() => consumers.stop())
-    const projections = openProjections({ url: firstUrl, progress: () => consumers.progress(PROJECTIONS) })
-    closers.push(() => projections.close())
+    stopping.add('answers', 'consumer groups', () => consumers.stop())
+    const projections = openProjections({ sql: first, progress: () => consumers.progress(PROJECTIONS) })
 
     const shedding = startShedding(config.lagMsMax)
-    closers.push(async () => shedding.stop())
+    stopping.add('answers', 'the watch over the event loop', async () => shedding.stop())
     const tenantRate = config.tenantRate === undefined ? undefined : createTenantRate(config.tenantRate)
     const tls = config.tlsFiles && readTls(config.tlsFiles)
     const { connectionsMax, connectionsPerAddressMax } = config
     const limits = { connectionsMax, ...(connectionsPerAddressMax !== undefined && { connectionsPerAddressMax }) }
+    const leaving = new AbortController()
     const app = await buildApp({
+      stopping: leaving.signal,
       ...{ router, sagas, directory, webhookEndpoints, feed, audits, projections, tls, limits },
       guards: { shedding, tenantRate },
       ...(balances ? { balances } : {}),
     })
-    closers.push(() => closeApp(app))
+    stopping.add('answers', 'callers', async () => {
+      leaving.abort()
+      // Whoever sends requests here sees that it is not ready, and goes elsewhere, while it still takes them.
+      if (app.server.listening) await sleep(drainMs)
+      await closeApp(app)
+    })
     const listening = await app.listen({ host: config.host, port: config.port })
     // Fastify did not make the server, and takes it for a plain one.
     const url = tls ? listening.replace(/^http:/, 'https:') : listening
-    if (config.tlsFiles && tls) closers.push(renewCertificates(app, config.tlsFiles, tls))
+    if (config.tlsFiles && tls) stopping.add('answers', 'certificates', renewCertificates(app, config.tlsFiles, tls))
     if (config.probePort !== undefined) {
       const probes = await listenForProbes(app, { host: config.host, port: config.probePort })
-      closers.push(() => probes.close())
+      stopping.add('pools', 'probes', () => probes.close())
     }
-    return { url, shardCount: router.shards.length, demo, stop }
+    return { url, shardCount: router.shards.length, demo, stop: () => stopping.stop() }
   } catch (error) {
-    await stop()
+    await stopping.stop()
     throw error
   }
 }

@@ -138,3 +138,37 @@ describe('TLS', () => {
     expect(mistakesOf(env)).toHaveLength(5)
   })
 })
+
+test('every mistake in the settings is told at once, by its name, without what may be secret', () => {
+  const wrong = {
+    PORT: '70000',
+    ZEROSUM_SHARDS: 'mysql://u:secret@a/0',
+    KAFKA_BROKERS: 'here',
+    KAFKA_PARTITIONS: 'many',
+    ZEROSUM_CONSUMERS: 'cache,coffee,tea',
+    REDIS_URL: 'http://u:secret@a',
+    ZEROSUM_DEMO_KEY: 'secret',
+    ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: 'maybe',
+    ZEROSUM_DRAIN_MS: '-1',
+    ZEROSUM_START_WAIT_MS: 'long',
+  }
+  const error = new ConfigError(mistakesOf(wrong))
+  for (const name of Object.keys(wrong)) {
+    expect(error.mistakes.filter((mistake) => mistake.startsWith(name)).length, name).toBe(
+      name === 'ZEROSUM_CONSUMERS' ? 2 : 1,
+    )
+  }
+  expect(error.message).not.toContain('secret')
+})
+
+test('settings that are empty are not set', () => {
+  const empty = readConfig({ PORT: '', ZEROSUM_DRAIN_MS: '', ZEROSUM_START_WAIT_MS: '', ZEROSUM_SHARDS: '' })
+  expect(empty).toEqual({ ...readConfig({}), writer: empty.writer })
+  expect(readConfig({ ZEROSUM_DRAIN_MS: '0' }).drainMs).toBe(0)
+})
+
+test('every run of a node has a name of its own in the blocks that it writes', () => {
+  const [one, other] = [readConfig({}).writer, readConfig({}).writer]
+  expect(one).not.toBe(other)
+  expect(one).toMatch(new RegExp(`^.{1,64}:${process.pid}:[0-9a-f]{8}$`))
+})

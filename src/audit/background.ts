@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import { connect } from '../postgres/connect.ts'
+import { connect, connectOrShare, type Sql } from '../postgres/connect.ts'
 import type { Verification } from './verification.ts'
 import type { Ask } from './worker.ts'
 
@@ -18,6 +18,8 @@ export type Audits = {
 export type AuditsOptions = {
   /** By shard number, as of now; what audits found is kept on the first. */
   urls: () => readonly string[]
+  /** A pool on the first shard by which what was found is shown; else one of its own. */
+  shownBy?: Sql
   intervalMs?: number
   onTrouble: (error: unknown) => void
 }
@@ -34,14 +36,17 @@ const LOCK_KEY = 8_203_718
  * Audits all shards again and again, in a thread of its own, so that no request waits for it; one node at a time. Each finding is
  * kept for all nodes to show.
  */
-export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: AuditsOptions): Audits {
-  const sql = connect(urls()[0] ?? '', { max: 2, name: 'zerosum audits', answerMsMax: ANSWER_MS_MAX })
+export function startAudits({ urls, shownBy, intervalMs = INTERVAL_MS, onTrouble }: AuditsOptions): Audits {
+  const url = urls()[0] ?? ''
+  // It holds a lock for as long as an audit takes.
+  const sql = connect(url, { max: 1, name: 'zerosum audits', answerMsMax: ANSWER_MS_MAX })
+  const shown = connectOrShare(shownBy ?? url, { max: 1, name: 'zerosum audits shown', answerMsMax: ANSWER_MS_MAX })
   const stopping = new AbortController()
   let worker: Worker | undefined
   let round = 0
 
   async function last(): Promise<LastAudit | undefined> {
-    const [row] = await sql<{ report: Verification; finished_us: bigint; took_ms: number }[]>`
+    const [row] = await shown<{ report: Verification; finished_us: bigint; took_ms: number }[]>`
       SELECT report, finished_us, took_ms FROM verifications ORDER BY finished_us DESC LIMIT 1`
     return row && { verification: row.report, finishedUs: Number(row.finished_us), tookMs: row.took_ms }
   }
@@ -103,7 +108,7 @@ export function startAudits({ urls, intervalMs = INTERVAL_MS, onTrouble }: Audit
       stopping.abort()
       await Promise.race([running, sleep(CLOSE_MS_MAX, undefined, { ref: false })])
       await worker?.terminate()
-      await sql.end({ timeout: 5 })
+      await Promise.all([sql.end({ timeout: 5 }), shown.end({ timeout: 5 })])
     },
   }
 }

@@ -3,19 +3,19 @@ import { BATCH_MAX, type Bus, type ConsumerGroup, checkedName, type Subscription
 import { eventsOf, type LedgerEvent } from './events.ts'
 import { follow } from './follow.ts'
 import { marksOfBlocks } from './marks.ts'
-import { createPools, onEachShard } from './pools.ts'
+import { BACKGROUND_CONNECTIONS, createPools, lent, onEachShard, type Pools } from './pools.ts'
 import { type Lag, readLag, rewindReader } from './position.ts'
 
 export type EmbeddedBusOptions = {
   /** The numbers of the shards, as of now. */
   shards: () => readonly number[]
   urlOf: (shard: number) => string | undefined
+  /** Pools on the shards' databases that others use too; else it opens its own. */
+  pools?: Pools | undefined
   onTrouble: (error: unknown) => void
   /** How long a node that vanished is waited for. */
   leaseMs?: number
 }
-
-const CONNECTIONS = 3
 
 export type EmbeddedBus = Bus & {
   /** How far a group is behind, of each shard; throws if one of them can't be asked. */
@@ -33,8 +33,8 @@ export type EmbeddedBus = Bus & {
  * that is at it, stand in that shard's database. Where Kafka
  * was the bus before, or will be, marks tell what was done (marks.ts).
  */
-export function createEmbeddedBus({ shards, urlOf, onTrouble, leaseMs }: EmbeddedBusOptions): EmbeddedBus {
-  const pool = createPools(urlOf, 'zerosum bus', CONNECTIONS)
+export function createEmbeddedBus({ shards, urlOf, pools, onTrouble, leaseMs }: EmbeddedBusOptions): EmbeddedBus {
+  const pool = pools ? lent(pools) : createPools(urlOf, 'zerosum bus', BACKGROUND_CONNECTIONS)
   const subscriptions: Subscription[] = []
 
   function subscribe({ name, topics, handle, skips }: ConsumerGroup): Subscription {

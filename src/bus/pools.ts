@@ -8,6 +8,14 @@ export type Pools = {
 
 const ANSWER_MS_MAX = 30_000
 
+/** Connections of a node to each database by which it follows the blocks there, and ends what others left half done. */
+export const BACKGROUND_CONNECTIONS = 3
+
+/** Pools that others use too, and that whoever opened them ends. */
+export function lent(pools: Pools): Pools {
+  return Object.assign((shard: number) => pools(shard), { end: async () => {} })
+}
+
 /** @param max connections to each database */
 export function createPools(urlOf: (shard: number) => string | undefined, name: string, max: number): Pools {
   const pools = new Map<number, Sql>()

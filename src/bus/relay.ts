@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { restAfter } from './brake.ts'
 import { eventsOf, type LedgerEvent } from './events.ts'
 import { follow } from './follow.ts'
-import { createPools, onEachShard } from './pools.ts'
+import { BACKGROUND_CONNECTIONS, createPools, lent, onEachShard, type Pools } from './pools.ts'
 import { type Lag, readLag } from './position.ts'
 
 /** Sends events, in order; resolves when all are on the brokers for good. What it throws for may be there too, in part or whole. */
@@ -22,6 +22,8 @@ export type RelayOptions = {
   /** The numbers of the shards, as of now. */
   shards: () => readonly number[]
   urlOf: (shard: number) => string | undefined
+  /** Pools on the shards' databases that others use too; else it opens its own. */
+  pools?: Pools | undefined
   /** Each shard has its own, so that one that waits delays no other. */
   openPublisher: () => Publisher
   /** Whether requests wait to be posted here: then what is far behind is published slowly. */
@@ -32,15 +34,15 @@ export type RelayOptions = {
 }
 
 const READER = 'relay'
-const CONNECTIONS = 3
 
 /**
  * Publishes the events of all shards' blocks, in the order of blocks, at least once and without a gap: a shard's position is recorded after
  * the brokers have acknowledged. What is sent twice, by a node that crashed in between or that was taken to be gone, is older than what its
  * successor sends, so marks absorb it (marks.ts). Nothing that posts waits for this.
  */
-export function startRelay({ shards, urlOf, openPublisher, isBusy, onTrouble, leaseMs }: RelayOptions): Relay {
-  const pool = createPools(urlOf, 'zerosum relay', CONNECTIONS)
+export function startRelay(options: RelayOptions): Relay {
+  const { shards, urlOf, pools, openPublisher, isBusy, onTrouble, leaseMs } = options
+  const pool = pools ? lent(pools) : createPools(urlOf, 'zerosum relay', BACKGROUND_CONNECTIONS)
   const holder = randomUUID()
   const relays = onEachShard(shards, (shard) => {
     const publisher = openPublisher()

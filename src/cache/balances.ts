@@ -104,7 +104,7 @@ export function createBalances({
   cache,
   load,
   shardOf = () => 0,
-  loadsMax = 6,
+  loadsMax = 4,
   loadsWaitingMax = 500,
   cacheMsMax = 50,
   writeMsMax = 500,

@@ -1,8 +1,10 @@
+import { bulkhead } from 'cockatiel'
 import { restAfter } from '../bus/brake.ts'
 import type { Bus, ConsumerGroup } from '../bus/bus.ts'
 import { createEmbeddedBus } from '../bus/embeddedBus.ts'
 import { createKafkaBus } from '../bus/kafkaBus.ts'
 import type { KafkaSecurity } from '../bus/kafkaSecurity.ts'
+import type { Pools } from '../bus/pools.ts'
 import { startRelay } from '../bus/relay.ts'
 import { type ConsumersLag, doneUpTo, kafkaProgress, looksBy, type Progress } from './lag.ts'
 
@@ -13,6 +15,8 @@ export type ConsumersOptions = {
   partitions: number
   shards: () => readonly number[]
   urlOf: (shard: number) => string | undefined
+  /** On the shards' databases, which others use too; else it opens its own. */
+  pools?: Pools | undefined
   /** All that there are. */
   groups: readonly ConsumerGroup[]
   /** Whether this node works for a group. */
@@ -21,6 +25,14 @@ export type ConsumersOptions = {
   isBusy?: () => boolean
   onTrouble: (error: unknown) => void
 }
+
+/**
+ * Batches of one group that are handled at once on this node. Each may hold a connection to the first shard, for which all groups wait: a group
+ * that waits for a lock there must leave some to the others.
+ */
+const HANDLED_MAX = 2
+/** Connections to the first shard that are enough for handlers: one more than a group that is stuck can hold. */
+export const HANDLER_CONNECTIONS = 3
 
 export type Consumers = {
   /** Of all groups, whoever works for them. Takes a few seconds at most, never throws. */
@@ -37,7 +49,7 @@ type Reports = Pick<Consumers, 'lag' | 'progress'> & { readonly bus: Bus; stopRe
 export function startConsumers(options: ConsumersOptions): Consumers {
   const { groups, worksFor, isBusy = () => false } = options
   const { bus, stopRelay, lag, progress } = options.brokers.length === 0 ? onBlocks(options) : onKafka(options, isBusy)
-  for (const group of groups) if (worksFor(group.name)) bus.subscribe(unhurried(group, isBusy))
+  for (const group of groups) if (worksFor(group.name)) bus.subscribe(inTurns(unhurried(group, isBusy)))
   return {
     ...{ lag, progress },
     async stop() {
@@ -55,8 +67,8 @@ function unhurried(group: ConsumerGroup, isBusy: () => boolean): ConsumerGroup {
   return { ...group, handle }
 }
 
-function onBlocks({ shards, urlOf, groups, onTrouble }: ConsumersOptions): Reports {
-  const bus = createEmbeddedBus({ shards, urlOf, onTrouble })
+function onBlocks({ shards, urlOf, pools, groups, onTrouble }: ConsumersOptions): Reports {
+  const bus = createEmbeddedBus({ shards, urlOf, pools, onTrouble })
   const looks = new Map(groups.map(({ name }) => [name, looksBy((shard: number) => bus.lagOn(name, shard))]))
   const all = async (group: string) => await Promise.all(shards().map((shard) => looks.get(group)?.(shard)))
   return {
@@ -78,11 +90,11 @@ function onBlocks({ shards, urlOf, groups, onTrouble }: ConsumersOptions): Repor
 }
 
 function onKafka(
-  { brokers, security, partitions, shards, urlOf, groups, onTrouble }: ConsumersOptions,
+  { brokers, security, partitions, shards, urlOf, pools, groups, onTrouble }: ConsumersOptions,
   isBusy: () => boolean,
 ): Reports {
   const bus = createKafkaBus({ brokers, security, partitions, onTrouble })
-  const relay = startRelay({ shards, urlOf, openPublisher: bus.openPublisher, isBusy, onTrouble })
+  const relay = startRelay({ shards, urlOf, pools, openPublisher: bus.openPublisher, isBusy, onTrouble })
   const published = looksBy(relay.lagOn)
   const look = looksBy(async (name: string) => {
     const group = groups.find((one) => one.name === name)
@@ -107,4 +119,11 @@ function onKafka(
       return progresses.get(group)?.(doneUpTo(lags, beforeUs), behind)
     },
   }
+}
+
+/** The same group, handling a few batches at once; the others wait here, and not for a connection. */
+function inTurns(group: ConsumerGroup): ConsumerGroup {
+  // As many wait as there are shards: each has one batch in hand.
+  const turns = bulkhead(HANDLED_MAX, Number.POSITIVE_INFINITY)
+  return { ...group, handle: (events, marks) => turns.execute(() => group.handle(events, marks)) }
 }

@@ -43,6 +43,8 @@ export type AppOptions = Ledger &
     guards?: Guards
     /** What is shown of the projections; without it their routes say that nobody makes them. */
     projections?: Projections
+    /** Aborted when this node is about to stop: it is not ready any more, and answers what still comes in. */
+    stopping?: AbortSignal
     /** Log lines at this level and above, as JSON on stdout. */
     logLevel?: 'info' | 'warn' | 'error' | 'silent'
   }
@@ -64,6 +66,7 @@ export async function buildApp({
   projections,
   tls,
   limits,
+  stopping,
   logLevel = 'warn',
 }: AppOptions): Promise<FastifyInstance> {
   const isSecure = tls !== undefined
@@ -87,6 +90,8 @@ export async function buildApp({
   answerProblems(app)
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-correlation-id', request.id)
+    // Who keeps connections opens the next one elsewhere.
+    if (stopping?.aborted) reply.header('connection', 'close')
   })
   guardHeads(app, isSecure)
 
@@ -106,7 +111,7 @@ export async function buildApp({
   await app.register(referencePage)
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
 
-  await app.register(healthRoutes(router))
+  await app.register(healthRoutes(router, stopping))
   await app.register(
     async (v1) => {
       requireKeys(v1, directory)

@@ -48,8 +48,11 @@ const STALL_MS = 5_000
 /** Nothing is under way and the last batch failed: so long until the next may try. */
 const RETRY_MS = 1_000
 
-/** Of a reversal as many as the transfer had, which isn't known here. */
+/** A transfer has so many legs at most (the routes see to it), and a reversal takes all of them back: how many isn't known here. */
+const REVERSAL_MOVEMENTS = 100
+
 function movementCount(operation: Operation): number {
+  if (operation.kind === 'reversal') return REVERSAL_MOVEMENTS
   if (operation.kind === 'transfer') return operation.legs.length
   return 'saga' in operation ? operation.saga.legs.length : 1
 }

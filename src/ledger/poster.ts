@@ -103,9 +103,9 @@ class ShardPoster implements Poster {
   constructor(options: PosterOptions) {
     this.#options = options
     const { url, shard } = options
-    const answerMsMax = ANSWER_MS_MAX
-    this.#writes = connect(url, { max: 1, name: `zerosum poster ${shard}`, answerMsMax })
-    this.#reads = connect(url, { max: 1, name: `zerosum poster reads ${shard}`, answerMsMax })
+    const both = { max: 1, answerMsMax: ANSWER_MS_MAX, postsBlocks: true }
+    this.#writes = connect(url, { ...both, name: `zerosum poster ${shard}` })
+    this.#reads = connect(url, { ...both, name: `zerosum poster reads ${shard}` })
   }
 
   async post(requests: readonly Request[]): Promise<Result[]> {

@@ -27,10 +27,19 @@ export type PoolOptions = {
   role?: string | null
   /** Shown in `pg_stat_activity`. */
   name?: string
-  /** How long to wait for an answer; then the connection is given up, and the fate of what was sent is unknown. */
+  /**
+   * How long to wait for an answer; then the connection is given up, and the fate of what was sent is unknown. The server ends a statement
+   * that nobody waits for any more soon after (`statement_timeout`).
+   */
   answerMsMax?: number
   /** Stands before each statement and each transaction. */
   guard?: <T>(work: () => Promise<T>) => Promise<T>
+  /**
+   * Blocks are committed over it. Then the server never ends a statement by the clock, whatever is set for the role or the database: a COMMIT
+   * that was cut has an unknown fate. It gives up waiting for a lock instead, before the answer is given up: that fate is known. Connections
+   * stay open when they are idle.
+   */
+  postsBlocks?: boolean
 }
 
 /** The connection could not be made, or broke: the fate of what was sent is unknown. */
@@ -38,6 +47,12 @@ export class ConnectionLost extends Error {}
 
 const CONNECT_MS_MAX = 5_000
 const END_SECONDS_MAX = 5
+/** A connection that nobody has used for so long is closed; the next use opens one. */
+const IDLE_MS_MAX = 30_000
+/** How much longer than its caller the server has patience with a statement. */
+const STATEMENT_MS_MORE = 1_000
+/** How much less, with waiting for a lock. */
+const LOCK_MS_LESS = 2_000
 /** A node that stalls while it holds the chain must not stop the others for long. */
 const IDLE_IN_TRANSACTION_MS_MAX = 5_000
 
@@ -54,7 +69,7 @@ const types: pg.CustomTypesConfig = {
  * @throws Error if what the URL says of TLS can not be done
  */
 export function connect(url: string, options: PoolOptions): Sql {
-  const { max, role = APP_ROLE, name = 'zerosum', answerMsMax, guard = (work) => work() } = options
+  const { max, name = 'zerosum', answerMsMax, postsBlocks = false, guard = (work) => work() } = options
   const { url: connectionString, ssl } = securedUrl(url)
   const pool = new pg.Pool({
     connectionString,
@@ -62,9 +77,9 @@ export function connect(url: string, options: PoolOptions): Sql {
     ssl,
     max,
     application_name: name,
-    options: `-c idle_in_transaction_session_timeout=${IDLE_IN_TRANSACTION_MS_MAX}${role === null ? '' : ` -c role=${role}`}`,
+    options: serverSettings(options),
     connectionTimeoutMillis: CONNECT_MS_MAX,
-    idleTimeoutMillis: 0,
+    idleTimeoutMillis: postsBlocks ? 0 : IDLE_MS_MAX,
     keepAlive: true,
     ...(answerMsMax === undefined ? {} : { query_timeout: answerMsMax }),
     types,
@@ -106,6 +121,26 @@ export function connect(url: string, options: PoolOptions): Sql {
     return ending
   }
   return Object.assign(tag, { begin, end })
+}
+
+/** A pool of its own for a URL; or one that others use too, and that whoever opened it ends. */
+export function connectOrShare(place: string | Sql, options: PoolOptions): Sql {
+  if (typeof place === 'string') return connect(place, options)
+  return Object.assign(place.bind(undefined) as Sql, place, { end: async () => {} })
+}
+
+/** What a session begins with; it goes before what is set for the role and the database. */
+function serverSettings({ role = APP_ROLE, answerMsMax, postsBlocks = false }: PoolOptions): string {
+  const settings: Record<string, string | number> = {
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS_MAX,
+    ...(role === null ? {} : { role }),
+    ...(answerMsMax === undefined || postsBlocks ? {} : { statement_timeout: answerMsMax + STATEMENT_MS_MORE }),
+    ...(postsBlocks ? { statement_timeout: 0 } : {}),
+    ...(answerMsMax !== undefined && postsBlocks ? { lock_timeout: Math.max(1, answerMsMax - LOCK_MS_LESS) } : {}),
+  }
+  return Object.entries(settings)
+    .map(([name, value]) => `-c ${name}=${value}`)
+    .join(' ')
 }
 
 async function rolledBack(client: PoolClient): Promise<boolean> {
@@ -158,8 +193,8 @@ export function failureOf(error: unknown): Failure {
   const code = error.code ?? ''
   if (code === 'ZS001' || code === '40001' || code === '40P01') return 'chain_moved'
   // 08 connection, 25006 read-only after a failover, 25P03 idle in transaction, 28 log-in, 3D no such database,
-  // 53 resources, 57 shutdown, 58 system
-  return /^(08|25006|25P03|28|3D|53|57|58)/.test(code) ? 'unreachable' : 'refused'
+  // 53 resources, 55P03 a lock was not to be had, 57 shutdown or out of time, 58 system
+  return /^(08|25006|25P03|28|3D|53|55P03|57|58)/.test(code) ? 'unreachable' : 'refused'
 }
 
 /**

@@ -40,7 +40,7 @@ const SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   shared_buffers: '256MB',
-  max_connections: '100',
+  max_connections: '250',
   max_wal_size: '4GB',
   checkpoint_timeout: '15min',
   wal_compression: 'on',

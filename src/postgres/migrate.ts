@@ -1,12 +1,13 @@
 import { readdir, readFile } from 'node:fs/promises'
 import type { Sql, Tx } from './connect.ts'
+import type { Tag } from './sql.ts'
 
 const DIRECTORY = new URL('../../migrations/', import.meta.url)
 /** Any number will do, as long as every node takes the same. */
 const LOCK_KEY = 8_203_716
 
 /** Versions of PostgreSQL that this is tested on. */
-const SERVER_VERSION_MIN = 15
+export const SERVER_VERSION_MIN = 15
 
 /**
  * Brings a database to the newest schema: the numbered files of `migrations/` that it lacks, in order, in one transaction
@@ -41,10 +42,20 @@ export async function migrate(sql: Sql): Promise<string[]> {
 
 /** Whether a database has a schema, and that is not the newest. Nothing is changed. */
 export async function isBehind(sql: Tx): Promise<boolean> {
+  const schema = await schemaOf(sql)
+  return schema !== undefined && schema.missing.length > 0
+}
+
+/** The migrations that a database has, those that it lacks, and those that are of a newer version; `undefined` if it has no schema. */
+export async function schemaOf(
+  sql: Tag,
+): Promise<{ done: string[]; missing: string[]; unknown: string[] } | undefined> {
   const [table] = await sql<{ name: string | null }[]>`SELECT to_regclass('schema_migrations') AS name`
-  if (!table?.name) return false
-  const done = (await sql<{ name: string }[]>`SELECT name FROM schema_migrations`).map(({ name }) => name)
-  return (await migrationFiles()).some((file) => !done.includes(file))
+  if (!table?.name) return undefined
+  const done = (await sql<{ name: string }[]>`SELECT name FROM schema_migrations ORDER BY name`).map(({ name }) => name)
+  const files = await migrationFiles()
+  const missing = files.filter((file) => !done.includes(file))
+  return { done, missing, unknown: done.filter((name) => !files.includes(name)) }
 }
 
 async function migrationFiles(): Promise<string[]> {

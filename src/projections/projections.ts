@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isReplaying } from '../bus/marks.ts'
 import type { Progress } from '../consumers/lag.ts'
-import { connect, type Tx } from '../postgres/connect.ts'
+import type { Sql, Tx } from '../postgres/connect.ts'
 import type { Activity } from './activity.ts'
 import { PROJECTIONS } from './group.ts'
 import { type ActivityCursor, readActivity, readDailyTotals } from './reader.ts'
@@ -29,25 +29,21 @@ export type Projections = {
     tenantId: string,
     days: { from: string; to: string; currency?: string },
   ): Promise<{ rows: Total[]; asOfUs: number }>
-  close(): Promise<void>
 }
 
 export type ProjectionsOptions = {
-  /** Of the first shard's database. */
-  url: string
+  /** The first shard's database; closed by whoever opened it. */
+  sql: Sql
   /** How far the group has come, whoever works for it. */
   progress: () => Promise<Progress | undefined>
 }
 
-const CONNECTIONS = 4
-const READ_MS_MAX = 5_000
 /** Where events come from Kafka it takes two looks, a moment apart, to know the first time. */
 const LOOKS_MAX = 5
 const LOOK_PAUSE_MS = 300
 
 /** Reads the projections, and up to when they are true. */
-export function openProjections({ url, progress }: ProjectionsOptions): Projections {
-  const sql = connect(url, { max: CONNECTIONS, name: 'zerosum projections', answerMsMax: READ_MS_MAX })
+export function openProjections({ sql, progress }: ProjectionsOptions): Projections {
   let known: number | undefined
 
   /** What is said before the rows are read is true of them. */
@@ -80,6 +76,5 @@ export function openProjections({ url, progress }: ProjectionsOptions): Projecti
   return {
     activity: async (wallet, page) => await read((tx) => readActivity(tx, wallet, page)),
     totals: async (tenantId, days) => await read((tx) => readDailyTotals(tx, tenantId, days)),
-    close: () => sql.end(),
   }
 }

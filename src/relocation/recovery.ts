@@ -1,3 +1,4 @@
+import type { Pools } from '../bus/pools.ts'
 import { connect, type Sql } from '../postgres/connect.ts'
 import type { Router } from '../shards/router.ts'
 import { alone } from './lock.ts'
@@ -12,6 +13,8 @@ const ANSWER_MS_MAX = 30_000
 export type RelocationRecoveryOptions = {
   router: Router
   urlOf: (shard: number) => string | undefined
+  /** On the shards' databases; others use them too. */
+  pools: Pools
   onTrouble: (error: unknown) => void
 }
 
@@ -19,21 +22,13 @@ export type RelocationRecoveryOptions = {
  * Looks at the layout of all shards every second: learns of shards that were added, and ends changes of the map that somebody left half
  * done, so that no slot stays closed. A connection to shard 0 meanwhile says how many shards this node knows.
  */
-export function startRelocationRecovery({ router, urlOf, onTrouble }: RelocationRecoveryOptions): {
+export function startRelocationRecovery({ router, urlOf, pools, onTrouble }: RelocationRecoveryOptions): {
   stop(): Promise<void>
 } {
-  const pools = new Map<number, Sql>()
   let isStopped = false
   let timer: NodeJS.Timeout | undefined
   let round: Promise<void> = Promise.resolve()
   let presence: { sql: Sql; shards: number } | undefined
-
-  function pool(shard: number): Sql {
-    const open =
-      pools.get(shard) ?? connect(urlOf(shard) ?? '', { max: 2, name: 'zerosum mover', answerMsMax: ANSWER_MS_MAX })
-    pools.set(shard, open)
-    return open
-  }
 
   async function sayHello(): Promise<void> {
     const shards = router.shards.length
@@ -57,8 +52,8 @@ export function startRelocationRecovery({ router, urlOf, onTrouble }: Relocation
       return open && (sinceUs ?? 0) < oldUs ? [open.change] : []
     })
     if (left.length === 0) return
-    await alone(pool(0), async () => {
-      const mover = createMover({ router, pool })
+    await alone(pools(0), async () => {
+      const mover = createMover({ router, pool: pools })
       const ended = new Set<string>()
       for (const change of left) {
         if (ended.has(change.id)) continue
@@ -84,7 +79,7 @@ export function startRelocationRecovery({ router, urlOf, onTrouble }: Relocation
       isStopped = true
       clearTimeout(timer)
       await round
-      await Promise.all([presence?.sql.end(), ...[...pools.values()].map((sql) => sql.end())])
+      await presence?.sql.end()
     },
   }
 }

@@ -141,9 +141,9 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
       return running.size
     },
     async close() {
-      await recovery.stop()
       isStopped = true
       for (const { stop } of running.values()) stop()
+      await recovery.stop()
     },
   }
 }

@@ -28,7 +28,7 @@ export type ShardOptions = {
   onTrouble: (error: unknown) => void
 }
 
-const READ_CONNECTIONS = 8
+const READ_CONNECTIONS = 6
 const DRAIN_MS_MAX = 12_000
 const READ_MS_MAX = 5_000
 

@@ -1,6 +1,6 @@
 import { hash, randomBytes } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
-import { connect, failureOf } from '../postgres/connect.ts'
+import { connectOrShare, failureOf, type Sql } from '../postgres/connect.ts'
 import { newId } from '../shards/newId.ts'
 
 /** What a key may do. `admin` may do all of it. */
@@ -55,8 +55,9 @@ const ANSWER_MS_MAX = 5_000
 type Known = { readonly principal: Principal | undefined; readonly sinceMs: number }
 type LookUp = { readonly sinceMs: number; readonly found: Promise<Principal | undefined> }
 
-export function createDirectory(url: string): Directory {
-  const sql = connect(url, { max: 2, name: 'zerosum directory', answerMsMax: ANSWER_MS_MAX })
+/** @param place the first shard's database: its URL, or a pool on it that others use too */
+export function createDirectory(place: string | Sql): Directory {
+  const sql = connectOrShare(place, { max: 2, name: 'zerosum directory', answerMsMax: ANSWER_MS_MAX })
   const hashOf = (key: string) => hash('sha256', key)
   // No key has a space in it, so nobody can send one that is taken for a certificate.
   const hashOfCertificate = (name: string) => hash('sha256', `certificate ${name}`)

@@ -1,5 +1,5 @@
 import { ZerosumError } from '../errors.ts'
-import { connect, type Sql, type Tx } from '../postgres/connect.ts'
+import { connectOrShare, type Sql, type Tx } from '../postgres/connect.ts'
 import { newId } from '../shards/newId.ts'
 import { newSecret } from './signature.ts'
 import {
@@ -79,11 +79,11 @@ const CONNECTIONS = 2
 const ANSWER_MS_MAX = 5_000
 
 /**
- * @param url the database of the first shard
+ * @param place the database of the first shard: its URL, or a pool on it that others use too
  * @param clockMs milliseconds since 1970
  */
-export function openEndpoints(url: string, rules: TargetRules, clockMs: () => number = Date.now): Endpoints {
-  const sql = connect(url, { max: CONNECTIONS, name: 'zerosum webhook endpoints', answerMsMax: ANSWER_MS_MAX })
+export function openEndpoints(place: string | Sql, rules: TargetRules, clockMs: () => number = Date.now): Endpoints {
+  const sql = connectOrShare(place, { max: CONNECTIONS, name: 'zerosum webhook endpoints', answerMsMax: ANSWER_MS_MAX })
 
   return {
     async create(tenantId, key, { url, description, eventTypes }) {

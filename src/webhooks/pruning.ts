@@ -1,4 +1,4 @@
-import { connect } from '../postgres/connect.ts'
+import { connectOrShare, type Sql } from '../postgres/connect.ts'
 import { pruneWebhooks } from './sql/prune.ts'
 
 const INTERVAL_MS = 600_000
@@ -14,13 +14,13 @@ const ANSWER_MS_MAX = 30_000
 /** Any number that nothing else takes. */
 const LOCK_KEY = 8_203_720
 
-/** Removes old deliveries again and again, a portion at a time, one node at a time. @returns how to stop it */
+/** Removes old deliveries again and again, a portion at a time, one node at a time. @param place as of `openEndpoints`. @returns how to stop it */
 export function startPruning(
-  url: string,
+  place: string | Sql,
   onTrouble: (error: unknown) => void,
   intervalMs = INTERVAL_MS,
 ): () => Promise<void> {
-  const sql = connect(url, { max: 1, name: 'zerosum webhook pruning', answerMsMax: ANSWER_MS_MAX })
+  const sql = connectOrShare(place, { max: 1, name: 'zerosum webhook pruning', answerMsMax: ANSWER_MS_MAX })
   let isStopped = false
   let timer: NodeJS.Timeout | undefined
   let round: Promise<void> = Promise.resolve()

@@ -32,7 +32,7 @@ let theirs: Things
 
 beforeAll(async () => {
   const nothing = async () => ({ rows: [], asOfUs: 1 })
-  api = await openApi({ projections: { activity: nothing, totals: nothing, close: async () => {} } })
+  api = await openApi({ projections: { activity: nothing, totals: nothing } })
   mine = await thingsOf(api.alpha)
   theirs = await thingsOf(api.beta)
 })

@@ -27,12 +27,11 @@ let gate: Promise<void> = Promise.resolve()
 beforeAll(async () => {
   urls = [await migratedDatabase(), await migratedDatabase()]
   sql = connect(urls[0] ?? '', { max: 2, name: 'test' })
-  projections = openProjections({ url: urls[0] ?? '', progress: async () => await consumers?.progress(PROJECTIONS) })
+  projections = openProjections({ sql, progress: async () => await consumers?.progress(PROJECTIONS) })
   api = await openApi({ url: urls[0] ?? '', moreUrls: urls.slice(1), projections })
 })
 afterAll(async () => {
   await consumers?.stop()
-  await projections?.close()
   await api?.close()
   await sql?.end()
 })

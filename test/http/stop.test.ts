@@ -3,10 +3,12 @@ import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { seededRandom } from '../../bench/load.ts'
+import { connect as connectTo } from '../../src/postgres/connect.ts'
 import { seedFor } from '../ledger/seed.ts'
+import { listOf, type ShardServer, startShardServers } from '../saga/servers.ts'
 import { migratedDatabase } from '../support/database.ts'
-import { startNode } from '../support/node.ts'
-import { expectAnsweredAreThere, expectBooks, forAll, pay, stage } from './stage.ts'
+import { type NodeProcess, startNode } from '../support/node.ts'
+import { expectAnsweredAreThere, expectBooks, forAll, pay, retryUnanswered, type Stage, stage } from './stage.ts'
 
 describe('SIGTERM', () => {
   test('under load: what was taken in is answered, the rest had no effect, and the exit code is 0', async () => {
@@ -55,6 +57,71 @@ describe('SIGTERM', () => {
     await one.client.get('/livez')
     expect(await one.node.stop()).toBe(0)
   })
+})
+
+describe('a node that is asked to stop', () => {
+  test('first says that it is not ready, and answers all the same; callers are told to go elsewhere', async () => {
+    const one = await stage({ databaseUrl: await migratedDatabase(), drainMs: 4_000 }, Math.random)
+    const wallet = `/v1/wallets/${one.wallets[0]}`
+    expect((await one.client.get(wallet)).headers['connection']).toBe('keep-alive')
+    const stopped = one.node.stop()
+    let ready = await one.client.get<{ code?: string }>('/readyz')
+    while (ready.status === 200) ready = await one.client.get('/readyz')
+    expect(ready).toMatchObject({ status: 503, body: { code: 'stopping' } })
+    const [from = '', to = ''] = one.wallets
+    expect((await one.client.pay(from, to, 1)).status).toBe(201)
+    expect(await one.client.get(wallet)).toMatchObject({ status: 200, headers: { connection: 'close' } })
+    expect(await stopped).toBe(0)
+  })
+
+  test('lets go of its leases, so that another need not miss it first', async () => {
+    const databaseUrl = await migratedDatabase()
+    const one = await stage({ databaseUrl }, Math.random)
+    const sql = connectTo(databaseUrl, { max: 1 })
+    onTestFinished(() => sql.end())
+    const held = async () => [...(await sql`SELECT reader FROM block_readers WHERE leased_until <> '-infinity'`)]
+    while ((await held()).length === 0) await sleep(20)
+    expect(await one.node.stop()).toBe(0)
+    expect(await held()).toEqual([])
+  })
+})
+
+describe('with a database that is silent', () => {
+  /** A node under load whose databases stop to answer. */
+  async function frozen(): Promise<{ one: Stage; servers: ShardServer[] }> {
+    const servers = await startShardServers(2)
+    onTestFinished(async () => {
+      await Promise.all(servers.map((server) => server.close()))
+    })
+    const one = await stage({ databaseUrl: listOf(servers) }, Math.random)
+    await one.load()
+    await Promise.all(servers.map((server) => server.freeze()))
+    return { one, servers }
+  }
+
+  test('SIGTERM ends the node all the same, in the time that there is, and what callers were told is true', async () => {
+    const { one, servers } = await frozen()
+    expect(await one.node.stop(), one.node.output()).toBe(0)
+    await one.rest()
+    for (const server of servers) server.thaw()
+    await one.start()
+    await expectAnsweredAreThere(one, one.sent)
+    await retryUnanswered(one, one.sent)
+    await expectBooks(one)
+  }, 180_000)
+
+  test('a second signal ends it at once', async () => {
+    const { one } = await frozen()
+    expect(await endedBySecondSignal(one.node)).toEqual({ code: 143, signal: null })
+    await one.rest()
+  })
+
+  async function endedBySecondSignal({ pid, output, ended }: NodeProcess) {
+    process.kill(pid, 'SIGTERM')
+    while (!output().includes('answering what is under way')) await sleep(10)
+    process.kill(pid, 'SIGTERM')
+    return await ended
+  }
 })
 
 test('a node says what is wrong and ends, when it cannot start', async () => {

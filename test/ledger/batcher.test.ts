@@ -119,6 +119,19 @@ describe('the batcher', () => {
     await Promise.all(answers)
   })
 
+  it('takes a reversal for as many movements as a transfer may have', async () => {
+    const { batcher, posted } = openBatcher()
+    const asked = Array.from({ length: 50 }, () => ask({ kind: 'reversal', transferId: A }))
+    const answers = asked.map((request) => batcher.submit(request))
+    await nextTurn()
+    expect(sizes(posted)[0]).toBe(40)
+    for (let i = 0; i < posted.length; i++) {
+      posted[i]?.end()
+      await nextTurn()
+    }
+    await Promise.all(answers)
+  })
+
   it('keeps the movements of a batch to four thousand, however few the requests', async () => {
     const { batcher, posted } = openBatcher()
     const legs = Array.from({ length: 100 }, () => ({ from: A, to: B, amount: 1n, currency: 'USD' }))

@@ -228,6 +228,41 @@ describe('what the poster answers', () => {
     expect(seen).toHaveLength(15)
   })
 
+  it('is the same though onBlock throws, leading or not; that is told', async () => {
+    const url = await migratedDatabase()
+    const [from, to] = await twoWallets(url)
+    const troubles: unknown[] = []
+    const poster = posterOn(url, {
+      onBlock: () => {
+        throw new Error('a listener failed')
+      },
+      onTrouble: (error) => troubles.push(error),
+    })
+    for (let i = 0; i < 6; i++) expect(await one(poster, transferOf(from, to, 1n))).toBe('decided: accepted')
+    expect(troubles.map((error) => (error as Error).message)).toEqual(Array(6).fill('a listener failed'))
+  })
+
+  it('is made over connections that the server never ends by the clock, whatever the database says', async () => {
+    const url = await migratedDatabase()
+    const [from, to] = await twoWallets(url)
+    const owner = ownerOf(url)
+    await owner.unsafe(`ALTER DATABASE ${new URL(url).pathname.slice(1)} SET statement_timeout = '200ms'`)
+    const poster = posterOn(url)
+    const troubles: unknown[] = []
+    const leading = posterOn(url, { onTrouble: (error) => troubles.push(error) })
+    for (let i = 0; i < 4; i++) expect(await one(leading, transferOf(from, to, 1n))).toBe('decided: accepted')
+    for (const each of [leading, poster]) {
+      let posted: Promise<string> | undefined
+      await owner.begin(async (sql) => {
+        await sql`SELECT FROM chain_head FOR UPDATE`
+        posted = one(each, transferOf(from, to, 1n))
+        await sql`SELECT pg_sleep(1) FROM set_config('statement_timeout', '0', true)`
+      })
+      expect(await posted).toBe('decided: accepted')
+    }
+    expect(troubles).toEqual([])
+  })
+
   it('is LedgerUnavailable for each request, after some tries, when the database is not there', async () => {
     const url = new URL(await migratedDatabase())
     url.port = '9' // discard: nobody listens there

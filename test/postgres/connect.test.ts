@@ -1,6 +1,15 @@
 import dns from 'node:dns'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
-import { arrayLiteral, ConnectionLost, connect, failureOf, type Sql } from '../../src/postgres/connect.ts'
+import {
+  arrayLiteral,
+  ConnectionLost,
+  connect,
+  connectOrShare,
+  failureOf,
+  type PoolOptions,
+  type Sql,
+} from '../../src/postgres/connect.ts'
 import { emptyDatabase } from '../support/database.ts'
 
 let url: string
@@ -86,6 +95,8 @@ describe('a failure', () => {
     ["DO $$ BEGIN RAISE EXCEPTION 'retry' USING ERRCODE = 'deadlock_detected'; END $$", 'chain_moved'],
     ["DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$", 'unreachable'],
     ["DO $$ BEGIN RAISE EXCEPTION 'crowded' USING ERRCODE = 'too_many_connections'; END $$", 'unreachable'],
+    ["DO $$ BEGIN RAISE EXCEPTION 'locked' USING ERRCODE = 'lock_not_available'; END $$", 'unreachable'],
+    ["DO $$ BEGIN RAISE EXCEPTION 'too long' USING ERRCODE = 'query_canceled'; END $$", 'unreachable'],
     ["DO $$ BEGIN RAISE EXCEPTION 'stopping' USING ERRCODE = 'admin_shutdown'; END $$", 'unreachable'],
     ["DO $$ BEGIN RAISE EXCEPTION 'standby' USING ERRCODE = 'read_only_sql_transaction'; END $$", 'unreachable'],
     ['SELECT pg_terminate_backend(pg_backend_pid())', 'unreachable'],
@@ -125,6 +136,53 @@ describe('a failure', () => {
 
   it('of the program itself is refused, so that the request alone fails', () => {
     expect(failureOf(new TypeError('x is not a function'))).toBe('refused')
+  })
+})
+
+describe('a pool', () => {
+  /** What the server does for an application of that name. */
+  const running = async (name: string) =>
+    (await sql<{ state: string }[]>`SELECT state FROM pg_stat_activity WHERE application_name = ${name}`).map(
+      ({ state }) => state,
+    )
+  const settingsOf = async (options: Partial<PoolOptions>) => {
+    const pool = connect(url, { max: 1, role: null, ...options })
+    const [row] = await pool`
+      SELECT current_setting('statement_timeout') AS statement, current_setting('lock_timeout') AS lock`
+    await pool.end()
+    return row
+  }
+
+  it('that gave up waiting for an answer has the server end the statement soon after', async () => {
+    const impatient = connect(url, { max: 1, role: null, name: 'impatient', answerMsMax: 300 })
+    const asked = impatient`SELECT pg_sleep(600)`.catch((error: unknown) => error)
+    while (!(await running('impatient')).includes('active')) await sleep(10)
+    expect(failureOf(await asked)).toBe('unreachable')
+    // The client has closed its side; the server looks at that only when the statement is over.
+    while ((await running('impatient')).length > 0) await sleep(50)
+    await impatient.end()
+  })
+
+  it('over which blocks are committed is never cut by the clock, whatever the database says, and gives up locks before the answer', async () => {
+    const [database] = await sql<{ name: string }[]>`SELECT current_database() AS name`
+    await sql.unsafe(`ALTER DATABASE ${database?.name} SET statement_timeout = '77ms'`)
+    await sql.unsafe(`ALTER DATABASE ${database?.name} SET lock_timeout = '66ms'`)
+    try {
+      expect(await settingsOf({})).toEqual({ statement: '77ms', lock: '66ms' })
+      expect(await settingsOf({ answerMsMax: 5_000 })).toEqual({ statement: '6s', lock: '66ms' })
+      expect(await settingsOf({ answerMsMax: 10_000, postsBlocks: true })).toEqual({ statement: '0', lock: '8s' })
+    } finally {
+      await sql.unsafe(`ALTER DATABASE ${database?.name} RESET ALL`)
+    }
+  })
+
+  it('that is shared is ended by whoever opened it', async () => {
+    const shared = connectOrShare(sql, { max: 1 })
+    await shared.end()
+    expect([...(await shared`SELECT 1 AS one`)]).toEqual([{ one: 1 }])
+    expect(
+      await shared.begin(async (sql) => [...(await sql`SELECT ${sql('one')} FROM (SELECT 1 AS one) AS s`)]),
+    ).toEqual([{ one: 1 }])
   })
 })
 

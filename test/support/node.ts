@@ -9,7 +9,8 @@ import type { Received, Send, Sent } from './api.ts'
 
 const CLI = fileURLToPath(new URL('../../src/cli.ts', import.meta.url))
 const START_MS_MAX = 60_000
-const STOP_MS_MAX = 25_000
+/** What Kubernetes gives a pod before it kills it. */
+const STOP_MS_MAX = 30_000
 
 /** A node in a process of its own: `node src/cli.ts start`. */
 export type NodeProcess = {
@@ -24,7 +25,7 @@ export type NodeProcess = {
   readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>
   /** kill -9. */
   kill(): Promise<void>
-  /** Asks it to stop, by SIGTERM; its exit code. Kills it, and throws, if it is still there after 25 seconds. */
+  /** Asks it to stop, by SIGTERM; its exit code. Kills it, and throws, if it is still there after 30 seconds. */
   stop(): Promise<number | null>
 }
 
@@ -37,6 +38,10 @@ export type NodeSettings = {
   webhooksAllowPrivate?: boolean
   /** Where balances are cached. */
   redisUrl?: string
+  /** How long it says that it is about to stop before it does; none by itself. */
+  drainMs?: number
+  /** How long it waits for databases; a second by itself. */
+  startWaitMs?: number
   /** Where its events go; none is nowhere. */
   kafkaBrokers?: string
   /** Whatever else is to be in its environment. */
@@ -105,8 +110,11 @@ export async function verifyBooks(settings: NodeSettings): Promise<{ code: numbe
 
 /** A command of the CLI in a process of its own. */
 export type CommandProcess = {
+  readonly pid: number | undefined
   /** What it printed and its exit code, once it has ended; the code is `null` if it was killed. */
   readonly ended: Promise<{ code: number | null; output: string }>
+  /** Everything that it has printed so far. */
+  output(): string
   /** kill -9; nothing if it has ended. */
   kill(): void
   /** SIGSTOP: its connections stay, it does nothing. */
@@ -119,7 +127,9 @@ export function startCommand(args: readonly string[], settings: NodeSettings): C
   const child = spawnCli(args, settings)
   const output = outputOf(child)
   return {
+    pid: child.pid,
     ended: once(child, 'close').then(([code]) => ({ code, output: output() })),
+    output,
     kill() {
       child.kill('SIGKILL')
     },
@@ -134,7 +144,7 @@ export function startCommand(args: readonly string[], settings: NodeSettings): C
 
 function spawnCli(
   args: readonly string[],
-  { databaseUrl, demoKey, dataDir, webhooksAllowPrivate, kafkaBrokers, redisUrl, env = {} }: NodeSettings,
+  { databaseUrl, demoKey, dataDir, webhooksAllowPrivate, kafkaBrokers, redisUrl, env = {}, ...times }: NodeSettings,
 ): ChildProcess {
   const { PATH, HOME, TMPDIR } = process.env
   const child = spawn(process.execPath, [CLI, ...args], {
@@ -143,6 +153,7 @@ function spawnCli(
       ...{ PATH, HOME, TMPDIR, HOST: '127.0.0.1', PORT: '0' },
       // The machine may be busy with other tests: a node that gets no time would refuse what is asked.
       ZEROSUM_LAG_MS_MAX: '60000',
+      ...{ ZEROSUM_DRAIN_MS: `${times.drainMs ?? 0}`, ZEROSUM_START_WAIT_MS: `${times.startWaitMs ?? 1_000}` },
       ...(databaseUrl === undefined ? {} : { ZEROSUM_SHARDS: databaseUrl }),
       ...(demoKey === undefined ? {} : { ZEROSUM_DEMO_KEY: demoKey }),
       ...(dataDir === undefined ? {} : { ZEROSUM_DATA_DIR: dataDir }),

@@ -6,9 +6,16 @@ import { Problems } from '../schemas.ts'
 
 const READY_MS_MAX = 2_000
 const StatusBody = Type.Object({ status: Type.String() })
+const ReadyBody = Type.Object({
+  status: Type.String(),
+  silentShards: Type.Optional(Type.Array(Type.Integer(), { description: 'Those that do not answer, if some do.' })),
+})
 
-/** Is the process alive; can it post, be it on some shards only. No key needed. */
-export function healthRoutes(router: Router): FastifyPluginAsyncTypebox {
+/**
+ * Is the process alive; can it post, be it on some shards only. No key needed.
+ * @param stopping aborted when the node is about to stop
+ */
+export function healthRoutes(router: Router, stopping?: AbortSignal): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.get(
       '/livez',
@@ -23,34 +30,32 @@ export function healthRoutes(router: Router): FastifyPluginAsyncTypebox {
           tags: ['operations'],
           summary: 'A shard answers; the status is degraded if not all do',
           security: [],
-          response: { 200: StatusBody, ...Problems },
+          response: { 200: ReadyBody, ...Problems },
         },
       },
       async () => {
+        if (stopping?.aborted) throw new ZerosumError('stopping')
         // A node that is taken out because one shard is down can't serve the others either.
-        const pings = await Promise.allSettled(
-          router.shards.map(({ number, reader }) => answers(number, reader.ping())),
-        )
-        const silent = pings.filter(({ status }) => status === 'rejected')
-        const [first] = silent
-        if (first?.status === 'rejected' && silent.length === pings.length) throw first.reason
-        return { status: silent.length > 0 ? 'degraded' : 'ready' }
+        const { shards } = router
+        const isThere = await Promise.all(shards.map(({ reader }) => answers(reader.ping())))
+        const silentShards = shards.flatMap(({ number }, i) => (isThere[i] ? [] : [number]))
+        if (silentShards.length === 0) return { status: 'ready' }
+        if (silentShards.length < shards.length) return { status: 'degraded', silentShards }
+        throw new ZerosumError('ledger_unavailable', `No shard answers: ${silentShards.join(', ')}.`)
       },
     )
   }
 }
 
-/** @throws ledger_unavailable if it fails or takes too long */
-async function answers(shard: number, ping: Promise<void>): Promise<void> {
+/** False if it fails or takes too long. */
+async function answers(ping: Promise<void>): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('no answer in time')), READY_MS_MAX)
+  const late = new Promise<false>((done) => {
+    timer = setTimeout(() => done(false), READY_MS_MAX)
   })
-  try {
-    await Promise.race([ping, late])
-  } catch {
-    throw new ZerosumError('ledger_unavailable', `Shard ${shard} does not answer.`)
-  } finally {
-    clearTimeout(timer)
-  }
+  const answered = ping.then(
+    () => true,
+    () => false,
+  )
+  return await Promise.race([answered, late]).finally(() => clearTimeout(timer))
 }
