@@ -239,6 +239,13 @@ CREATE INDEX moved_requests_idempotency ON public.moved_requests USING btree (te
 CREATE INDEX moved_requests_target ON public.moved_requests USING btree (target) WHERE (target IS NOT NULL);
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.moved_requests FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+CREATE TABLE request_traces (
+  block bigint NOT NULL,
+  item integer NOT NULL,
+  traceparent text NOT NULL,
+  CONSTRAINT request_traces_pkey PRIMARY KEY (block, item)
+);
+
 CREATE TABLE requests (
   block bigint NOT NULL,
   item integer NOT NULL,
@@ -424,6 +431,7 @@ CREATE TABLE webhook_events (
   type text NOT NULL,
   body text NOT NULL,
   created_us bigint NOT NULL,
+  traceparent text,
   CONSTRAINT webhook_events_body_check CHECK ((octet_length(body) <= 262144)),
   CONSTRAINT webhook_events_pkey PRIMARY KEY (id)
 );
@@ -984,6 +992,7 @@ AS $function$
   RETURNING *
 $function$;
 
+GRANT DELETE, INSERT, SELECT ON TABLE request_traces TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE verifications TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_attempts TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_events TO zerosum_app;

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { type KafkaSecurity, SASL_MECHANISMS } from './bus/kafkaSecurity.ts'
+import { SAMPLERS, type Sampling } from './observe/sampling.ts'
 import { securedUrl } from './postgres/tls.ts'
 import type { RedisServer } from './redis/connection.ts'
 import { readText, readTls, type Tls, type TlsFiles } from './tls/files.ts'
@@ -40,6 +41,8 @@ export type Config = {
   readonly drainMs: number
   /** How long a node that starts waits for databases that do not answer. */
   readonly startWaitMs: number
+  /** Whose traces are kept; `undefined` while tracing is off. Where they go is read by the SDK (observe/tracing.ts). */
+  readonly tracing: Sampling | undefined
   /** Names this node in the blocks that it writes. */
   readonly writer: string
 }
@@ -130,6 +133,7 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
   const drainMs = numberOf('ZEROSUM_DRAIN_MS', env, { min: 0, max: DRAIN_MS_MAX }, mistakes) ?? DRAIN_MS
   const startWaitMs =
     numberOf('ZEROSUM_START_WAIT_MS', env, { min: 0, max: START_WAIT_MS_MAX }, mistakes) ?? START_WAIT_MS
+  const tracing = tracingOf(env, mistakes)
   if (mistakes.length > 0) throw new ConfigError(mistakes)
   return {
     host: env['HOST'] || '127.0.0.1',
@@ -143,7 +147,7 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
     demoKey,
     webhooksAllowPrivate: allowPrivate === 'true',
     ...{ tenantRate, lagMsMax },
-    ...{ drainMs, startWaitMs },
+    ...{ drainMs, startWaitMs, tracing },
     // In containers the pid is often 1, and the host name may be given again.
     writer: `${hostname().slice(0, 64)}:${process.pid}:${randomBytes(4).toString('hex')}`,
   }
@@ -246,6 +250,27 @@ function kafkaSecurityOf(env: NodeJS.ProcessEnv, mistakes: string[]): KafkaSecur
     ...(tls && { tls }),
     ...(mechanism && username !== undefined && password !== undefined && { sasl: { mechanism, username, password } }),
   }
+}
+
+/** Tracing as OpenTelemetry's variables have it: on if there is somewhere to send traces to. */
+function tracingOf(env: NodeJS.ProcessEnv, mistakes: string[]): Sampling | undefined {
+  const of = (name: string) => env[`OTEL_EXPORTER_OTLP_TRACES_${name}`] || env[`OTEL_EXPORTER_OTLP_${name}`]
+  const [endpoint, exporter] = [of('ENDPOINT'), env['OTEL_TRACES_EXPORTER'] || 'otlp']
+  if (env['OTEL_SDK_DISABLED']?.toLowerCase() === 'true' || exporter === 'none' || endpoint === undefined)
+    return undefined
+  if (!URL.canParse(endpoint) || !/^https?:$/.test(new URL(endpoint).protocol))
+    mistakes.push('OTEL_EXPORTER_OTLP_ENDPOINT is not an http:// or https:// URL')
+  if (exporter !== 'otlp') mistakes.push(`OTEL_TRACES_EXPORTER is "${exporter}": say otlp or none`)
+  const protocol = of('PROTOCOL') ?? 'http/protobuf'
+  if (protocol !== 'http/protobuf')
+    mistakes.push(`OTEL_EXPORTER_OTLP_PROTOCOL is "${protocol}": http/protobuf is the only one there is`)
+  const wanted = env['OTEL_TRACES_SAMPLER'] || 'parentbased_always_on'
+  const sampler = SAMPLERS.find((name) => name === wanted)
+  if (!sampler) mistakes.push(`OTEL_TRACES_SAMPLER is "${wanted}": name one of ${SAMPLERS.join(', ')}`)
+  const ratio = Number(env['OTEL_TRACES_SAMPLER_ARG'] || 1)
+  if (!(ratio >= 0 && ratio <= 1))
+    mistakes.push(`OTEL_TRACES_SAMPLER_ARG is "${env['OTEL_TRACES_SAMPLER_ARG']}": give a number from 0 to 1`)
+  return { sampler: sampler ?? 'parentbased_always_on', ratio }
 }
 
 function isPostgresUrl(text: string): boolean {

@@ -20,6 +20,7 @@ import { listenForProbes } from './http/probes.ts'
 import { createBlockFeed } from './live/blockFeed.ts'
 import { type Feed, newsOf } from './live/feed.ts'
 import { createRedisFeed } from './live/redisFeed.ts'
+import { startTracePruning } from './observe/tracePruning.ts'
 import { connect } from './postgres/connect.ts'
 import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } from './postgres/embedded.ts'
 import { PROJECTIONS, projectionsGroup } from './projections/group.ts'
@@ -138,6 +139,14 @@ export async function startNode(config: Config): Promise<Node> {
     onTrouble: (error) => log('something did not stop as it should', error),
   })
   try {
+    const { tracing: sampling, writer } = config
+    if (sampling) {
+      // Without tracing its libraries are not loaded.
+      const { startTracing } = await import('./observe/tracing.ts')
+      const onTrouble = (error: unknown) => log('traces could not be sent, and are lost', error)
+      const tracing = startTracing({ ...sampling, instance: writer, onTrouble })
+      stopping.add('databases', 'traces that are still to be sent', () => tracing.stop())
+    }
     const databases = await openDatabases(config)
     stopping.add('databases', 'the embedded PostgreSQL', () => databases.close())
     const { startWaitMs, drainMs } = config
@@ -206,6 +215,11 @@ export async function startNode(config: Config): Promise<Node> {
     const onRefused = sometimes(({ host, why }) => log('a webhook host is not called', { message: `${host}: ${why}` }))
     const rules = { allowPrivate: config.webhooksAllowPrivate, onRefused }
     const webhookEndpoints = openEndpoints(first, rules)
+    const pruning = startTracePruning({
+      ...{ shards: () => router.shards.map(({ number }) => number), pools: background },
+      onTrouble: (error) => log('old traces could not be removed and will be', error),
+    })
+    stopping.add('answers', 'pruning of traces', () => pruning.stop())
     const onWebhookTrouble = (error: unknown) => log('webhooks met trouble and go on', error)
     const handling = { max: HANDLER_CONNECTIONS, name: 'zerosum consumers', answerMsMax: CONSUMER_MS_MAX }
     const consuming = connect(firstUrl, handling)

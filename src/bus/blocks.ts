@@ -1,7 +1,8 @@
+import type { Refusal } from '../core/refusal.ts'
 import type { Kind, Payload } from '../core/request.ts'
 import type { Layer } from '../core/workspace.ts'
-import type { Sql } from '../postgres/connect.ts'
-import type { BlockEntry, BlockItem, StoredBlock } from './events.ts'
+import { arrayLiteral, type Sql } from '../postgres/connect.ts'
+import { type BlockEntry, type BlockItem, type StoredBlock, TOLD_WHEN_REFUSED } from './events.ts'
 
 /** A block, and the departures on other shards that must have been read before it: wallets arrive in it. */
 export type ReadBlock = StoredBlock & { readonly departures: readonly Departure[] }
@@ -45,6 +46,8 @@ type Row = {
   kind: Kind
   payload: string
   result: string | null
+  refusal: Refusal | null
+  traceparent: string | null
   line: number | null
   account_id: string
   account_name: string
@@ -59,21 +62,24 @@ type Row = {
 
 async function readItems(sql: Sql, after: number, last: number): Promise<Map<number, BlockItem[]>> {
   const rows = await sql<Row[]>`
-    SELECT r.block, r.item, r.id, r.tenant_id, r.kind, r.payload::text, r.result::text, e.line, e.account_id,
+    SELECT r.block, r.item, r.id, r.tenant_id, r.kind, r.payload::text, r.result::text, r.refusal, t.traceparent, e.line, e.account_id,
            concat_ws(':', a.kind, a.peer) AS account_name, e.sequence, e.currency, e.layer, e.amount, e.posted, e.pending_out, e.pending_in
     FROM requests r
     LEFT JOIN entries e ON (e.block, e.item) = (r.block, r.item) AND e.block > ${after} AND e.block <= ${last}
     LEFT JOIN accounts a ON a.id = e.account_id
-    WHERE r.block > ${after} AND r.block <= ${last} AND r.refusal IS NULL
+    LEFT JOIN request_traces t ON (t.block, t.item) = (r.block, r.item) AND t.block > ${after} AND t.block <= ${last}
+    WHERE r.block > ${after} AND r.block <= ${last}
+      AND (r.refusal IS NULL OR r.kind = ANY (${arrayLiteral(TOLD_WHEN_REFUSED)}::text[]))
     ORDER BY r.block, r.item, e.line`
   const blocks = new Map<number, BlockItem[]>()
   let place: { block: bigint; item: number; entries: BlockEntry[] } | undefined
   for (const row of rows) {
     if (place?.block !== row.block || place.item !== row.item) {
       place = { block: row.block, item: row.item, entries: [] }
-      const { id, tenant_id: tenantId, kind, payload, result } = row
+      const { id, tenant_id: tenantId, kind, payload, result, refusal, traceparent } = row
       const items = blocks.get(Number(row.block)) ?? []
-      items.push({ id, tenantId, kind, payload, result, entries: place.entries })
+      const traced = traceparent === null ? {} : { traceparent }
+      items.push({ id, tenantId, kind, payload, result, refusal, entries: place.entries, ...traced })
       blocks.set(Number(row.block), items)
     }
     if (row.line !== null) place.entries.push(entryOf(row, row.line))

@@ -5,6 +5,7 @@ import { follow } from './follow.ts'
 import { marksOfBlocks } from './marks.ts'
 import { BACKGROUND_CONNECTIONS, createPools, lent, onEachShard, type Pools } from './pools.ts'
 import { type Lag, readLag, rewindReader } from './position.ts'
+import { inGroup } from './spans.ts'
 
 export type EmbeddedBusOptions = {
   /** The numbers of the shards, as of now. */
@@ -44,8 +45,9 @@ export function createEmbeddedBus({ shards, urlOf, pools, onTrouble, leaseMs }: 
       const mine = events.filter(({ topic }) => wanted.has(topic))
       for (let begin = 0; begin < mine.length; begin += BATCH_MAX) {
         signal.throwIfAborted()
-        const batch = mine.slice(begin, begin + BATCH_MAX)
-        await handle(batch, marksOfBlocks(name, batch, confirm))
+        await inGroup(name, mine.slice(begin, begin + BATCH_MAX), async (batch) => {
+          await handle(batch, marksOfBlocks(name, batch, confirm))
+        })
       }
     }
     const holder = randomUUID()

@@ -1,4 +1,5 @@
 import { formatId } from '../core/ids.ts'
+import type { Refusal } from '../core/refusal.ts'
 import { isRelocation } from '../core/relocation.ts'
 import type { Kind, Payload } from '../core/request.ts'
 import { begunSaga, linesOf, type Saga, type Step, sagaOf } from '../core/saga.ts'
@@ -13,6 +14,10 @@ import type { Layer } from '../core/workspace.ts'
  * Each accepted request that moved money makes one transaction event, and one entry event for each entry of a wallet. What only moves
  * wallets from shard to shard makes none, so an account's numbers rise but may skip some. One event more has no entries: a hold between
  * shards stands when all have reserved, which moves nothing further.
+ *
+ * A refused request that asked to move money makes one transaction event, `refused`, without entries: who did not wait for an answer hears
+ * of it so. A capture between shards that comes to nothing makes one too, `compensated`. These come after all other events of their block:
+ * older versions did not make them, and the places of the events that a block always had must stay as consumers' marks have them.
  *
  * A transfer between shards is several transactions, and each has its event. All of them say what was asked (`kind`, `transferId`,
  * `memo`), and which step they are (`step`). `status` is that of what was asked: the shard that leads it says `pending` first and then,
@@ -35,17 +40,24 @@ export type BlockEntry = {
   readonly pendingIn: bigint
 }
 
-/** An accepted request as it is stored, with its entries by line. */
+/** The refused requests that make an event: those by which a client asks to move money, or to reserve it. */
+export const TOLD_WHEN_REFUSED = ['transfer', 'top-up', 'withdrawal', 'reversal', 'hold', 'capture'] as const
+
+/** A request as it is stored, with its entries by line. */
 export type BlockItem = {
   readonly id: string
   readonly tenantId: string
   readonly kind: Kind
   readonly payload: string
   readonly result: string | null
+  /** `null` when it was accepted. */
+  readonly refusal: Refusal | null
   readonly entries: readonly BlockEntry[]
+  /** W3C trace context of the request, if it is traced. */
+  readonly traceparent?: string
 }
 
-/** A block as it is stored, as far as events are made of it: its accepted requests, in order. */
+/** A block as it is stored, as far as events are made of it: its accepted requests, and the refused ones that are told of, in order. */
 export type StoredBlock = {
   readonly shard: number
   readonly number: number
@@ -99,7 +111,9 @@ type Asked = {
 
 export type TransactionData = Asked & {
   readonly id: string
-  readonly status: 'pending' | 'completed' | 'compensated' | null
+  readonly status: 'pending' | 'completed' | 'compensated' | 'refused' | null
+  /** Why it was refused, or came to nothing between shards; else `null`. */
+  readonly refusal: Refusal | null
   /** All that was asked to move, on whatever shard; `null` is money outside the wallets. Amounts are decimal strings of minor units. */
   readonly movements: readonly {
     readonly from: string | null
@@ -141,10 +155,10 @@ export type EntryData = Asked & {
 export function eventsOf({ shard, number: block, timeUs, items }: StoredBlock): LedgerEvent[] {
   const events: LedgerEvent[] = []
   const time = formatTime(timeUs)
-  for (const item of items) {
-    if (isRelocation(item)) continue
-    const behind = behindOf(item)
-    if (item.entries.length === 0 && !endsHold(behind, shard)) continue
+  const told = items.filter((item) => !isRelocation(item)).map((item) => ({ item, behind: behindOf(item) }))
+  const posted = told.filter(({ item, behind }) => item.entries.length > 0 || endsHold(behind, shard))
+  const failed = told.filter(({ item, behind }) => isToldRefusal(item) || failsCapture(behind, shard))
+  for (const { item, behind } of [...posted, ...failed]) {
     const asked = askedOf(behind, time)
     const tenant = formatId('ten', item.tenantId)
     const add = (event: Pick<LedgerEvent, 'topic' | 'type' | 'key' | 'data'>) => {
@@ -152,6 +166,7 @@ export function eventsOf({ shard, number: block, timeUs, items }: StoredBlock): 
       events.push({
         ...{ ...event, place, id: `${shard}.${block}.${place.index}`, source: `/zerosum/shards/${shard}` },
         ...{ time, subject: event.key, tenant },
+        ...(item.traceparent === undefined ? {} : { traceparent: item.traceparent }),
       })
     }
     const transactionId = formatId('txn', item.id)
@@ -166,31 +181,43 @@ export function eventsOf({ shard, number: block, timeUs, items }: StoredBlock): 
   return events
 }
 
+function isToldRefusal({ kind, refusal }: BlockItem): boolean {
+  return refusal !== null && TOLD_WHEN_REFUSED.some((told) => told === kind)
+}
+
 /** What is behind a stored request: a client's request itself, or the saga that it is a step of. */
 type Behind = {
   readonly requestId: string
   readonly kind: Asked['kind']
   readonly payload: Payload
+  readonly refusal: Refusal | null
   readonly result: { readonly hold?: Held } | null
   readonly of?: SagaPart
 }
 type SagaPart = { readonly saga: Saga; readonly step: Step | 'begin' }
 type Held = { readonly from: string; readonly to: string; readonly amount: string; readonly currency: string }
 
-function behindOf({ id, tenantId, kind, payload: text, result: resultText }: BlockItem): Behind {
+function behindOf({ id, tenantId, kind, payload: text, refusal, result: resultText }: BlockItem): Behind {
   const payload = JSON.parse(text) as Payload
   const result = resultText === null ? null : (JSON.parse(resultText) as Behind['result'])
   const begun = begunSaga(tenantId, resultText)
-  if (begun) return { requestId: id, kind: begun.as, payload, result, of: { saga: begun, step: 'begin' } }
-  if (!payload.saga) return { requestId: id, kind: kind as Asked['kind'], payload, result }
+  if (begun) return { requestId: id, kind: begun.as, payload, refusal, result, of: { saga: begun, step: 'begin' } }
+  if (!payload.saga) return { requestId: id, kind: kind as Asked['kind'], payload, refusal, result }
   const saga = sagaOf(tenantId, payload.saga)
   const step = kind.slice('saga-'.length) as Step
-  return { requestId: saga.id, kind: saga.as, payload: {}, result, of: { saga, step } }
+  // What is released says why.
+  const why = payload.reason?.refusal ?? refusal
+  return { requestId: saga.id, kind: saga.as, payload: {}, refusal: why, result, of: { saga, step } }
 }
 
 /** A hold between shards stands when all have reserved; the end of its saga says so and moves nothing. */
 function endsHold({ of }: Behind, shard: number): boolean {
   return of?.saga.kind === 'hold' && of.step === 'finalize' && of.saga.shard === shard
+}
+
+/** A capture has moved nothing before its end, and nothing when it comes to nothing. */
+function failsCapture({ of }: Behind, shard: number): boolean {
+  return of?.saga.kind === 'capture' && of.step === 'release' && of.saga.shard === shard
 }
 
 const TRANSFERS: ReadonlySet<string> = new Set(['transfer', 'top-up', 'withdrawal', 'reversal'])
@@ -208,10 +235,10 @@ function askedOf({ requestId, kind, payload, of }: Behind, createdAt: string): A
 }
 
 function transactionOf(id: string, asked: Asked, behind: Behind, shard: number): TransactionData {
-  const { payload, of } = behind
+  const { payload, refusal, of } = behind
   const reverses = of ? of.saga.reverses : payload.transferId
   return {
-    ...{ id, ...asked, status: of ? statusOf(of, shard) : 'completed' },
+    ...{ id, ...asked, status: of ? statusOf(of, shard) : refusal === null ? 'completed' : 'refused', refusal },
     movements: movementsBehind(behind).map(({ from, to, amount, currency }) => ({
       ...{ from: from && formatId('wal', from), to: to && formatId('wal', to), amount: `${amount}`, currency },
     })),

@@ -17,6 +17,7 @@ import { type KafkaSecurity, securityOptions } from './kafkaSecurity.ts'
 import { ensureTopics } from './kafkaTopics.ts'
 import { type Delivered, marksOfPartitions } from './marks.ts'
 import type { Publisher } from './relay.ts'
+import { inGroup } from './spans.ts'
 
 export type KafkaBusOptions = {
   /** `host:port` of some brokers. */
@@ -160,10 +161,11 @@ function consume(group: ConsumerGroup, options: ConsumeOptions): Subscription {
         .flatMap(deliveredOf)
       if (delivered.length === 0) return true
       try {
-        await group.handle(
-          delivered.map(({ event }) => event),
-          marksOfPartitions(group.name, delivered, partitions),
-        )
+        const events = delivered.map(({ event }) => event)
+        await inGroup(group.name, events, async (events) => {
+          const traced = delivered.map((one, i) => ({ ...one, event: events[i] ?? one.event }))
+          await group.handle(events, marksOfPartitions(group.name, traced, partitions))
+        })
         return true
       } catch (error) {
         onTrouble(error)

@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto'
+import { SpanKind } from '@opentelemetry/api'
+import { inSpans } from '../observe/spans.ts'
 import { restAfter } from './brake.ts'
 import { eventsOf, type LedgerEvent } from './events.ts'
 import { follow } from './follow.ts'
@@ -46,12 +48,15 @@ export function startRelay(options: RelayOptions): Relay {
   const holder = randomUUID()
   const relays = onEachShard(shards, (shard) => {
     const publisher = openPublisher()
+    const attributes = { 'messaging.system': 'kafka', 'messaging.operation.type': 'send', 'zerosum.shard': shard }
     const following = follow({
       ...{ reader: READER, shard, pool, holder, onTrouble },
       ...(leaseMs === undefined ? {} : { leaseMs }),
       handle: restAfter(isBusy, async (blocks, signal) => {
         const events = blocks.flatMap(eventsOf)
-        await publisher.publish(events, signal)
+        await inSpans('publish events', { kind: SpanKind.PRODUCER, attributes }, events, (traced) =>
+          publisher.publish(traced, signal),
+        )
         return events.length
       }),
     })

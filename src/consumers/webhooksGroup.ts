@@ -1,5 +1,5 @@
 import { BATCH_MAX, type ConsumerGroup } from '../bus/bus.ts'
-import { type LedgerEvent, TOPICS } from '../bus/events.ts'
+import { type LedgerEvent, TOPICS, TRANSACTIONS, type TransactionData } from '../bus/events.ts'
 import { parseId } from '../core/ids.ts'
 import { parseTime } from '../core/time.ts'
 import type { Sql } from '../postgres/connect.ts'
@@ -7,10 +7,12 @@ import { type AcceptOptions, accept, type WebhookEvent } from '../webhooks/accep
 import type { EventType } from '../webhooks/eventTypes.ts'
 import { hasEndpoints } from '../webhooks/sql/listeningEndpoints.ts'
 
-/** What endpoints choose from (docs/webhooks.md), by the types of the ledger's events. */
-const TYPES: Readonly<Record<LedgerEvent['type'], EventType>> = {
-  'zerosum.transaction.v1': 'transaction.posted',
-  'zerosum.entry.v1': 'entry.posted',
+/** What endpoints choose from (docs/webhooks.md). What was refused is no transaction, and has types of its own. */
+function typeOf({ topic, data }: LedgerEvent): EventType {
+  if (topic !== TRANSACTIONS) return 'entry.posted'
+  const { status, transferId } = data as TransactionData
+  if (status !== 'refused') return 'transaction.posted'
+  return transferId === null ? 'hold.refused' : 'transfer.refused'
 }
 
 /** Meanwhile others who have the same events wait, and no row that was replaced can be cleared away. */
@@ -56,11 +58,13 @@ export function webhooksGroup(
   }
 }
 
-function webhookOf({ id, type, tenant, time, data }: LedgerEvent): WebhookEvent {
+function webhookOf(event: LedgerEvent): WebhookEvent {
+  const { id, tenant, time, traceparent, data } = event
   const tenantId = parseId('ten', tenant)
   const timeUs = parseTime(time)
   if (tenantId === undefined || timeUs === undefined) throw new Error(`event ${id} is of no tenant, or no time`)
-  return { id, tenantId, type: TYPES[type], timeUs, data, href: hrefOf(data) }
+  const traced = traceparent === undefined ? {} : { traceparent }
+  return { id, tenantId, type: typeOf(event), timeUs, data, href: hrefOf(data), ...traced }
 }
 
 /** A transfer says all that was asked; a transaction, which may be a step of it, what was moved. */

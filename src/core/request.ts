@@ -75,6 +75,8 @@ export type Request = {
   readonly peers?: ReadonlyMap<string, Peer | null>
   /** The operation as canonical JSON: recorded, hashed, and compared when the key comes again. */
   readonly payload: string
+  /** W3C trace context of what asks, if it is traced. Not recorded with the request. */
+  readonly traceparent?: string
 }
 
 /** As much of a wallet elsewhere as a refusal may hang on. */

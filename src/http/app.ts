@@ -26,6 +26,7 @@ import { walletRoutes } from './routes/wallets.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
 import { createHttpServer, type ServerOptions } from './server.ts'
 import type { Ledger } from './submit.ts'
+import { traceRequests } from './traces.ts'
 import { validateStrictly } from './validation.ts'
 
 export type AppOptions = Ledger &
@@ -88,6 +89,7 @@ export async function buildApp({
   readJson(app)
   validateStrictly(app)
   answerProblems(app)
+  app.decorateRequest('span', null)
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-correlation-id', request.id)
     // Who keeps connections opens the next one elsewhere.
@@ -114,6 +116,7 @@ export async function buildApp({
   await app.register(healthRoutes(router, stopping))
   await app.register(
     async (v1) => {
+      traceRequests(v1)
       requireKeys(v1, directory)
       admitRequests(v1, guards)
       await v1.register(walletRoutes({ router, sagas }, balances))

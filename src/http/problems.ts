@@ -57,6 +57,7 @@ export function sendProblem(error: ZerosumError, request: FastifyRequest, reply:
   const retryAfter = RETRY_AFTER_SECONDS[error.code]
   if (retryAfter !== undefined) reply.header('retry-after', retryAfter)
   reply.header('x-correlation-id', request.id)
+  request.span?.setAttribute('error.type', error.code)
   if (error.code === 'unauthorized') reply.header('www-authenticate', 'Bearer realm="zerosum"')
   return reply.code(problem.status).type('application/problem+json').serializer(JSON.stringify).send(problem)
 }

@@ -3,6 +3,7 @@ import { isRelocation } from '../core/relocation.ts'
 import type { Operation, Request } from '../core/request.ts'
 import { createFairQueue } from './fairQueue.ts'
 import { LedgerUnavailable, type Poster } from './poster.ts'
+import { beginPost, endPost, inBlock, type PostSpans } from './spans.ts'
 
 /** Too many wait: nothing was done, and the same request may be sent again. */
 export class QueueFull extends Error {}
@@ -27,6 +28,8 @@ export type Batcher = {
 
 export type BatcherOptions = {
   post: Poster['post']
+  /** The number of the shard, for traces. */
+  shard?: number
   /** How many may wait at most; beyond, submit throws. */
   queueMax?: number
   /** Requests in a batch at most. */
@@ -64,6 +67,7 @@ function isUrgent(operation: Operation): boolean {
 
 type Waiting = {
   request: Request
+  spans?: PostSpans
   cost: number
   sinceMs: number
   resolve: (outcome: Outcome) => void
@@ -86,6 +90,7 @@ type Waiting = {
  */
 export function createBatcher({
   post,
+  shard,
   queueMax = 20_000,
   batchMax = 1_000,
   now = () => performance.now(),
@@ -112,17 +117,22 @@ export function createBatcher({
   async function postBatch(batch: Waiting[]): Promise<void> {
     inFlight.set(batch, now())
     try {
-      const results = await post(batch.map(({ request }) => request))
+      const traced = batch.flatMap(({ spans }) => spans ?? [])
+      const results = await inBlock(traced, () => post(batch.map(({ request }) => request)))
       failedMs =
         results.length > 0 && results.every((result) => result instanceof LedgerUnavailable) ? now() : undefined
-      batch.forEach(({ resolve, reject }, i) => {
+      batch.forEach(({ spans, resolve, reject }, i) => {
         const result = results[i]
+        if (spans) endPost(spans, result)
         if (result === undefined) reject(new Error('the poster left a request without a result'))
         else if (result instanceof Error) reject(result)
         else resolve(result)
       })
     } catch (error) {
-      for (const { reject } of batch) reject(new Error('posting failed', { cause: error }))
+      for (const { spans, reject } of batch) {
+        if (spans) endPost(spans, new Error('posting failed'))
+        reject(new Error('posting failed', { cause: error }))
+      }
     }
     inFlight.delete(batch)
     pump()
@@ -155,7 +165,11 @@ export function createBatcher({
     if (queue.size < queueMax) return
     const longest = queue.longest()
     if (!longest || own + 1 >= longest.length) throw new QueueFull(`${queueMax} requests are waiting already`)
-    queue.dropNewest(longest.line)?.reject(new QueueFull('it had to make room for other tenants'))
+    const dropped = queue.dropNewest(longest.line)
+    if (!dropped) return
+    const full = new QueueFull('it had to make room for other tenants')
+    if (dropped.spans) endPost(dropped.spans, full)
+    dropped.reject(full)
   }
 
   return {
@@ -165,7 +179,7 @@ export function createBatcher({
       makeRoom(line)
       const cost = movementCount(request.operation)
       const answer = new Promise<Outcome>((resolve, reject) =>
-        queue.push({ request, cost, sinceMs: now(), resolve, reject }, line),
+        queue.push({ ...beginPost(request, shard), cost, sinceMs: now(), resolve, reject }, line),
       )
       // What arrives in the same turn of the event loop goes together.
       if (!isScheduled && inFlight.size < IN_FLIGHT_MAX) {

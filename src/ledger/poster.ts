@@ -1,9 +1,11 @@
+import { SpanKind } from '@opentelemetry/api'
 import { type Block, blockTimeUs, type ChainHead, sealBlock } from '../core/block.ts'
 import { slotOfId } from '../core/ids.ts'
 import type { PostingContext, Undecided } from '../core/move.ts'
 import { type Outcome, type Posting, post } from '../core/post.ts'
 import type { Request } from '../core/request.ts'
 import { shardOfSlot } from '../core/shardMap.ts'
+import { inSpan } from '../observe/spans.ts'
 import { connect, failureOf, type Sql, type Tx } from '../postgres/connect.ts'
 import { Memory } from './memory.ts'
 import { appendBlock } from './sql/appendBlock.ts'
@@ -145,7 +147,7 @@ class ShardPoster implements Poster {
     memory.apply(posting.changes)
     this.#head = block
     if (posting.changes.isLayoutChanged) this.#forgetLayout()
-    const commit = appendBlock(this.#writes, block, posting.changes)
+    const commit = append(this.#writes, block, posting)
     commit.then(
       () => this.#tell(block, posting),
       () => {}, // whoever waits for the commit handles its failure
@@ -187,7 +189,7 @@ class ShardPoster implements Poster {
       const state = new Memory('unbounded')
       state.learn(await loadState(sql, state.wantedBy(requests, this.#contextOf(layout)), layout.hasCopies))
       const decided = this.#decide(state, requests, head, layout)
-      if (decided.block) await appendBlock(sql, decided.block, decided.posting.changes)
+      if (decided.block) await append(sql, decided.block, decided.posting)
       return { head, layout, ...decided }
     })
     this.#layout = layout
@@ -256,6 +258,15 @@ class ShardPoster implements Poster {
     this.#turn = mine
     return await mine
   }
+}
+
+/** Sends a block. Its span is that of the statement, and of the commit too if the statement is in no transaction. */
+function append(sql: Sql | Tx, block: Block, { changes }: Posting): Promise<void> {
+  const attributes = {
+    ...{ 'db.system.name': 'postgresql', 'db.operation.name': 'append_block', 'zerosum.shard': block.shard },
+    ...{ 'zerosum.block': block.number, 'zerosum.block.requests': block.requestCount },
+  }
+  return inSpan('append_block', { kind: SpanKind.CLIENT, attributes }, () => appendBlock(sql, block, changes))
 }
 
 function resultOf(outcome: Outcome | Undecided): Result {

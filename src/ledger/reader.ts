@@ -1,7 +1,6 @@
 import type { BlockHeader } from '../core/block.ts'
 import type { Hold } from '../core/hold.ts'
 import type { RequestRecord } from '../core/request.ts'
-import type { Saga } from '../core/saga.ts'
 import type { Sql } from '../postgres/connect.ts'
 import { type Balance, readBalance, readBalanceAt } from './sql/balances.ts'
 import { findBlock, listBlockRequests, listBlocks } from './sql/blocks.ts'
@@ -9,7 +8,7 @@ import { listChangedWallets, readHead } from './sql/chainHead.ts'
 import { findTransaction, type HistoryEntry, listEntries, listEntriesAfter, type Transaction } from './sql/history.ts'
 import { readHasStayed, readLayout, readLayoutBlock, type StoredLayout } from './sql/layout.ts'
 import { findHold, findRecord, findReversal, listExpiredHolds } from './sql/records.ts'
-import { findBegunSagas, findSagaEnd, listSagasInFlight, type SagaPlace } from './sql/sagas.ts'
+import { type BegunSaga, findBegunSagas, findSagaEnd, listSagasInFlight, type SagaPlace } from './sql/sagas.ts'
 import { findWallet, listWallets, type Wallet } from './sql/wallets.ts'
 
 /** A place in a list: how many, and after which one (`null` is from the newest). */
@@ -38,7 +37,7 @@ export type Reader = {
   sagaEnd(tenantId: string, id: string): Promise<RequestRecord | undefined>
   /** Sagas that began here before a time, microseconds since 1970, and are not over, the oldest first. */
   sagasInFlight(page: { beforeUs: number; after: SagaPlace | undefined; limit: number }): Promise<SagaPlace[]>
-  begunSagas(ids: readonly string[]): Promise<{ saga: Saga; begunUs: number }[]>
+  begunSagas(ids: readonly string[]): Promise<BegunSaga[]>
   /** The number of the last block. */
   headNumber(): Promise<number>
   /** The wallets that blocks from number `after` + 1 to number `upTo` have changed, with the number of the last entry in them. */

@@ -1,6 +1,5 @@
-import type { Saga } from '../core/saga.ts'
 import type { Reader } from '../ledger/reader.ts'
-import type { SagaPlace } from '../ledger/sql/sagas.ts'
+import type { BegunSaga, SagaPlace } from '../ledger/sql/sagas.ts'
 
 const INTERVAL_MS = 1_000
 /** A saga is in good hands for so long; later, whoever began it may be gone. */
@@ -15,8 +14,8 @@ export type RecoveryOptions = {
   /** Has `start` called for each shard, also for those that are added. */
   onShard: (start: (reader: Pick<Reader, 'sagasInFlight' | 'begunSagas'>) => void) => void
   isRunning: (id: string) => boolean
-  /** Takes a saga up; fails when that came to nothing. @param begunUs microseconds since 1970 */
-  resume: (saga: Saga, begunUs: number) => Promise<unknown>
+  /** Takes a saga up; fails when that came to nothing. */
+  resume: (begun: BegunSaga) => Promise<unknown>
   onTrouble: (error: unknown) => void
 }
 
@@ -43,9 +42,9 @@ export function startRecovery({ onShard, isRunning, resume, onTrouble }: Recover
       const left = page.filter(({ id }) => !isRunning(id) && !resting.has(id)).slice(0, RESUMED_MAX)
       place = left.length === RESUMED_MAX ? left.at(-1) : page.length === PAGE ? page.at(-1) : undefined
       if (left.length === 0) return
-      for (const { saga, begunUs } of await reader.begunSagas(left.map(({ id }) => id))) {
+      for (const begun of await reader.begunSagas(left.map(({ id }) => id))) {
         if (isStopped) return
-        resume(saga, begunUs).catch(() => resting.set(saga.id, Date.now() + REST_MS))
+        resume(begun).catch(() => resting.set(begun.saga.id, Date.now() + REST_MS))
       }
     }
     function schedule(): void {

@@ -1,14 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { slotOfId } from '../core/ids.ts'
+import { type Attributes, context, trace } from '@opentelemetry/api'
+import { formatId, slotOfId } from '../core/ids.ts'
 import type { Outcome } from '../core/post.ts'
 import { type Peer, type Request, stepRequest, walletsOf } from '../core/request.ts'
 import { begunSaga, participantsOf, type Saga } from '../core/saga.ts'
 import { QueueFull } from '../ledger/batcher.ts'
 import { RequestUndecided } from '../ledger/poster.ts'
+import { continuing, fail, isSampled, startSpan } from '../observe/spans.ts'
 import { newId } from '../shards/newId.ts'
 import type { Router } from '../shards/router.ts'
 import { startRecovery } from './recovery.ts'
-import { endOf, runSaga, type SagaEnd, SagaInterrupted } from './runner.ts'
+import { endOf, type RunOptions, runSaga, type SagaEnd, SagaInterrupted } from './runner.ts'
 
 /** What became of a request; of one that began a saga also how that ended, `pending` if it has not. */
 export type Settled = Outcome & { readonly end?: SagaEnd | 'pending' }
@@ -47,7 +49,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
   let isStopped = false
 
   /** Runs a saga, once at a time. Whoever wants its end may wait; nobody has to. */
-  function see(saga: Saga, giveUpAtMs: number): Promise<SagaEnd> {
+  function see(saga: Saga, giveUpAtMs: number, attributes: Attributes = {}): Promise<SagaEnd> {
     const known = running.get(saga.id)
     if (known) return known.end
     if (isStopped) return Promise.reject(new SagaInterrupted('this node stops'))
@@ -55,7 +57,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
       for (const shard of participantsOf(saga)) waitingFor.set(shard, (waitingFor.get(shard) ?? 0) + by)
     }
     count(1)
-    const run = runSaga(saga, {
+    const run = runTraced(saga, attributes, {
       submit: (shard, step, reason) => {
         const request = stepRequest(newId(slotOn(saga, shard)), saga, step, reason)
         return router.shard(shard).batcher.submit(request)
@@ -115,7 +117,8 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
   const recovery = startRecovery({
     onShard: (start) => router.onShard(({ reader }) => start(reader)),
     isRunning: (id) => running.has(id),
-    resume: (saga, begunUs) => see(saga, begunUs / 1000 + giveUpMs),
+    resume: ({ saga, begunUs, traceparent }) =>
+      continuing(traceparent, () => see(saga, begunUs / 1000 + giveUpMs, { 'zerosum.saga.resumed': true })),
     onTrouble,
   })
 
@@ -146,6 +149,21 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
       await recovery.stop()
     },
   }
+}
+
+/** Runs a saga as a span of the active trace, if that is sampled: its steps are below it, whatever node takes it up. */
+function runTraced(saga: Saga, more: Attributes, options: RunOptions): ReturnType<typeof runSaga> {
+  if (!isSampled()) return runSaga(saga, options)
+  const id = formatId('txn', saga.id)
+  const span = startSpan(`saga ${saga.as}`, { attributes: { ...more, 'zerosum.transaction.id': id } })
+  const run = context.with(trace.setSpan(context.active(), span), () => runSaga(saga, options))
+  run.end
+    .then(
+      ({ status }) => span.setAttribute('zerosum.saga.status', status),
+      (error: unknown) => fail(span, error),
+    )
+    .finally(() => span.end())
+  return run
 }
 
 /** The slot of one of the saga's wallets on that shard, for the id of a step. */

@@ -37,7 +37,7 @@ export function openShard({ number, url, writer, onBlock, onTrouble }: ShardOpti
   // The wall clock, as everything else that looks at times: a monotonic one stands still while a machine sleeps.
   const clockUs = () => Date.now() * 1000
   const poster = createPoster({ url, shard: number, writer, clockUs, onTrouble, ...(onBlock ? { onBlock } : {}) })
-  const batcher = createBatcher({ post: (requests) => poster.post(requests) })
+  const batcher = createBatcher({ post: (requests) => poster.post(requests), shard: number })
   const guard = createReadGuard({ atOnceMax: READ_CONNECTIONS })
   const reads = connect(url, {
     ...{ max: READ_CONNECTIONS, name: `zerosum reader ${number}`, answerMsMax: READ_MS_MAX },

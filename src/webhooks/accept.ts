@@ -19,6 +19,8 @@ export type WebhookEvent = {
   readonly data: unknown
   /** Where the API has what it is about. It is sent when `data` is too large to be. */
   readonly href: string
+  /** W3C trace context of what made it happen, if that is traced. */
+  readonly traceparent?: string
 }
 
 export type AcceptOptions = {
@@ -108,9 +110,9 @@ export async function accept(
     const open = listeners.filter((listener) => !full.has(listener.id))
     if (open.length === 0) continue
     const body = bodyOf(event)
-    const { tenantId, type } = event
+    const { tenantId, type, traceparent } = event
     portion.events.push({
-      ...{ id, tenantId, type, body },
+      ...{ id, tenantId, type, body, ...(traceparent === undefined ? {} : { traceparent }) },
       deliveries: open.map((endpoint) => ({ id: newId(0), endpointId: endpoint.id })),
     })
     portion.deliveries += open.length

@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import { formatId } from '../core/ids.ts'
+import { inSpans } from '../observe/spans.ts'
 import { connect } from '../postgres/connect.ts'
 import { judge, type Verdict } from './schedule.ts'
 import { type Reply, send } from './send.ts'
@@ -135,7 +137,9 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
   async function deliver(delivery: Taken): Promise<void> {
     const beganMs = clockMs()
     const began = performance.now()
-    const reply = await call(delivery, beganMs)
+    const reply = await inSpans('deliver webhook', { kind: SpanKind.CLIENT }, [delivery], async ([traced = delivery]) =>
+      noted(traced, await call(traced, beganMs)),
+    )
     if (reply.status === null && isCut) {
       return await giveBack(sql, delivery.id, delivery.attempt, clockMs() * 1000)
     }
@@ -155,14 +159,14 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
   }
 
   /** Looks the endpoint's addresses up and calls it, all of it in the time that one call has. */
-  async function call({ url, secrets, eventId, body }: Taken, nowMs: number): Promise<Reply> {
+  async function call(delivery: Taken, nowMs: number): Promise<Reply> {
     const over = new AbortController()
     const timer = setTimeout(() => over.abort(), callMsMax)
     calls.add(over)
     try {
       const target = await findTarget(url, rules, over.signal)
       if ('refusal' in target) return notCalled(`not called: ${target.refusal}`)
-      return await send(target, signed(secrets, eventId, nowMs, body), over.signal, ca)
+      return await send(target, signed(delivery, nowMs), over.signal, ca)
     } finally {
       clearTimeout(timer)
       calls.delete(over)
@@ -228,8 +232,17 @@ function notCalled(error: string): Reply {
   return { status: null, retryAfter: null, error, response: null }
 }
 
+/** Says in the delivery's span, if there is one, what came of the call. */
+function noted({ tenantId, attempt }: Taken, reply: Reply): Reply {
+  const span = trace.getActiveSpan()
+  span?.setAttributes({ 'zerosum.tenant.id': formatId('ten', tenantId), 'zerosum.webhook.attempt': attempt })
+  if (reply.status !== null) span?.setAttribute('http.response.status_code', reply.status)
+  if (reply.status === null || reply.status >= 300) span?.setStatus({ code: SpanStatusCode.ERROR })
+  return reply
+}
+
 /** A message with its headers, as Standard Webhooks 1.0.0 has them. */
-function signed(secrets: readonly string[], eventId: string, nowMs: number, body: string) {
+function signed({ secrets, eventId, body, traceparent }: Taken, nowMs: number) {
   const id = formatId('msg', eventId)
   const timestamp = Math.floor(nowMs / 1000)
   return {
@@ -240,6 +253,7 @@ function signed(secrets: readonly string[], eventId: string, nowMs: number, body
       'webhook-id': id,
       'webhook-timestamp': `${timestamp}`,
       'webhook-signature': sign(secrets, { id, timestamp, body }),
+      ...(traceparent === undefined ? {} : { traceparent }),
     },
   }
 }

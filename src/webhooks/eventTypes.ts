@@ -4,7 +4,7 @@
  */
 
 /** All there are. docs/webhooks.md says what each is about, and a test compares. */
-export const EVENT_TYPES = ['transaction.posted', 'entry.posted'] as const
+export const EVENT_TYPES = ['transaction.posted', 'entry.posted', 'transfer.refused', 'hold.refused'] as const
 
 export type EventType = (typeof EVENT_TYPES)[number]
 

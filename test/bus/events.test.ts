@@ -34,6 +34,7 @@ class World {
   readonly shards: MemoryShards
   #count = 0
   #seen = 0
+  readonly blocks: StoredBlock[] = []
   readonly #blocks: number[]
 
   constructor(shardCount: number) {
@@ -64,18 +65,18 @@ class World {
       const number = (this.#blocks[shard] ?? 0) + 1
       this.#blocks[shard] = number
       const { request, record, entries } = decision
-      if (record.refusal !== null) return []
       const nameOf = (id: string) => {
         const account = this.shards.states[shard]?.account(id)
         return account?.peer === undefined ? `${account?.kind}` : `${account.kind}:${account.peer}`
       }
       const { id, tenantId } = request
-      const { kind, payload, result } = record
+      const { kind, payload, result, refusal } = record
       const lines = entries.map((entry, line) => ({ ...entry, line, accountName: nameOf(entry.accountId) }))
       const block: StoredBlock = {
         ...{ shard, number, timeUs: nowUs },
-        items: [{ id, tenantId, kind, payload, result, entries: lines }],
+        items: [{ id, tenantId, kind, payload, result, refusal, entries: lines }],
       }
+      this.blocks.push(block)
       return eventsOf(block)
     })
   }
@@ -117,7 +118,7 @@ describe('on one shard', () => {
     })
     expect(transactionsOf(events)).toEqual([
       {
-        ...{ id: formatId('txn', id), ...asked, status: 'completed' },
+        ...{ id: formatId('txn', id), ...asked, status: 'completed', refusal: null },
         movements: [{ from: wal(a), to: wal(b), amount: '30', currency: 'EUR' }],
         ...{ reverses: null, reference: null, metadata: { x: 'y' }, effectiveAt: '2026-01-01' },
       },
@@ -195,13 +196,14 @@ describe('on one shard', () => {
     expect(events.flatMap(faultsOf)).toEqual([])
   })
 
-  test('what moves no money makes no events: refusals, wallets opened and changed, wallets that change their shard', () => {
+  test('what moves no money makes no events: wallets opened and changed, wallets that change their shard', () => {
     const world = new World(1)
     const [a, b] = [world.wallet(), world.wallet()]
     expect(world.published()).toEqual([])
     expect(world.ask(update(a, { name: 'mine' })).events).toEqual([])
-    expect(world.ask(transfer([a, b, 1n])).refusal).toBe('insufficient_funds')
-    expect(world.published()).toEqual([])
+    expect(world.ask(update(b, { status: 'closed' })).events).toEqual([])
+    expect(world.ask(update(b, { status: 'active' }))).toMatchObject({ refusal: 'wallet_closed', events: [] })
+    expect(world.ask(release(a))).toMatchObject({ refusal: 'hold_not_found', events: [] })
     const entry = {
       ...({
         line: 0,
@@ -215,9 +217,65 @@ describe('on one shard', () => {
       ...{ posted: 1n, pendingOut: 0n, pendingIn: 0n },
     }
     for (const kind of ['wallet-depart', 'wallet-arrive', 'hold-move', 'map-open'] as const) {
-      const item = { id: a, tenantId: TENANT, kind, payload: '{}', result: null, entries: [entry] }
+      const item = { id: a, tenantId: TENANT, kind, payload: '{}', result: null, refusal: null, entries: [entry] }
       expect(eventsOf({ shard: 0, number: 1, timeUs: 1, items: [item] })).toEqual([])
     }
+  })
+})
+
+describe('what is refused', () => {
+  const outside = { transferId: expect.stringMatching(/^trf_/), holdId: null }
+  const held = { transferId: null, holdId: expect.stringMatching(/^hld_/) }
+  test.each<
+    [kind: string, operation: (world: World, a: string, b: string) => Operation, refusal: string, more: object]
+  >([
+    [
+      'transfer',
+      (_, a, b) => transfer([a, b, 101n]),
+      'insufficient_funds',
+      { ...outside, movements: [{ amount: '101' }] },
+    ],
+    ['top-up', (_, a) => topUp(a, 1n, 'USD'), 'currency_mismatch', { ...outside, movements: [{ from: null }] }],
+    ['withdrawal', (_, a) => withdrawal(a, 101n), 'insufficient_funds', { ...outside, movements: [{ to: null }] }],
+    [
+      'reversal',
+      (world, a, b) => reversal(world.ask(transfer([a, b, 1n])).id, 2n),
+      'exceeds_reversible',
+      { ...outside, movements: [], reverses: expect.stringMatching(/^trf_/) },
+    ],
+    ['hold', (_, a, b) => hold([a, b, 101n]), 'insufficient_funds', { ...held, movements: [{ amount: '101' }] }],
+    [
+      'capture',
+      (world, a, b) => capture(world.ask(hold([a, b, 1n])).id, 2n),
+      'exceeds_hold',
+      { ...held, movements: [] },
+    ],
+  ])('a %s is one transaction event with the reason, and no entries', (kind, operation, refusal, more) => {
+    const world = new World(1)
+    const [a, b] = [world.wallet(0, 100n), world.wallet()]
+    const asked = world.ask(operation(world, a, b))
+    expect(asked.refusal).toBe(refusal)
+    expect(entriesOf(asked.events)).toEqual([])
+    expect(transactionsOf(asked.events)).toMatchObject([{ kind, status: 'refused', refusal, step: null, ...more }])
+    expect(asked.events.flatMap(faultsOf)).toEqual([])
+  })
+
+  test('comes after all other events of its block: the places of those are what they were before refusals were told', () => {
+    const world = new World(1)
+    const [a, b] = [world.wallet(0, 100n), world.wallet()]
+    const asked = [transfer([a, b, 500n]), transfer([a, b, 1n]), transfer([a, b, 600n]), topUp(b, 1n)]
+    const first = world.blocks.length
+    const ids = asked.map((operation) => world.ask(operation).id)
+    const items = world.blocks.slice(first).flatMap(({ items }) => items)
+    const block = { shard: 0, number: 9, timeUs: NOW_US }
+    const before = eventsOf({ ...block, items: items.filter(({ refusal }) => refusal === null) })
+    const events = eventsOf({ ...block, items })
+    expect(before).toHaveLength(5)
+    expect(events.slice(0, before.length)).toEqual(before)
+    expect(events.slice(before.length).map(({ id, key }) => [id, key])).toEqual([
+      ['0.9.5', formatId('txn', ids[0] ?? '')],
+      ['0.9.6', formatId('txn', ids[2] ?? '')],
+    ])
   })
 })
 
@@ -253,6 +311,7 @@ describe('between shards', () => {
     const { refusal, events } = world.ask(transfer([a, b, 30n]))
     expect(refusal).toBe('limit_exceeded')
     expect(statuses(events)).toEqual(['begin pending', 'release compensated'])
+    expect(transactionsOf(events).map(({ refusal }) => refusal)).toEqual([null, 'limit_exceeded'])
     expect(entriesOf(events).map(({ balance, statement }) => [balance.available, statement])).toEqual([
       ['70', false],
       ['100', false],
@@ -291,6 +350,22 @@ describe('between shards', () => {
     world.ask(update(b, { limits: { balanceMax: 5n } }), 1)
     expect(statuses(world.ask(hold([a, b, 30n])).events)).toEqual(['begin pending', 'release compensated'])
     for (const { events } of [held, captured, released]) expect(events.flatMap(faultsOf)).toEqual([])
+  })
+
+  test('a capture that comes to nothing says so once, and why', () => {
+    const world = new World(2)
+    const [a, b] = [world.wallet(0, 100n), world.wallet(1)]
+    const held = world.ask(hold([a, b, 30n]))
+    world.ask(update(b, { status: 'frozen' }), 1)
+    const { events } = world.ask(capture(held.id))
+    expect(transactionsOf(events)).toMatchObject([
+      {
+        ...{ kind: 'capture', step: 'release', status: 'compensated', refusal: 'wallet_frozen' },
+        holdId: formatId('hld', held.id),
+      },
+    ])
+    expect(entriesOf(events)).toEqual([])
+    expect(events.flatMap(faultsOf)).toEqual([])
   })
 
   test('the entries of a wallet, one after the other, come to what it holds', () => {

@@ -730,6 +730,7 @@ describe('the role of the application', () => {
       tenants: 'INSERT SELECT',
       verifications: 'DELETE INSERT SELECT',
       consumer_marks: 'DELETE INSERT SELECT',
+      request_traces: 'DELETE INSERT SELECT',
       webhook_attempts: 'DELETE INSERT SELECT',
       webhook_backlogs: 'INSERT SELECT',
       webhook_deliveries: 'DELETE INSERT SELECT',

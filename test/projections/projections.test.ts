@@ -87,7 +87,7 @@ describe('the projections', () => {
     expect(kinds).toEqual(new Set(['transfer', 'top-up', 'withdrawal', 'reversal']))
     const statuses = new Set((await completedEvents()).map(({ data }) => (data as TransactionData).status))
     // The town has seen everything that could have been counted by mistake.
-    expect(statuses).toEqual(new Set(['completed', 'pending', 'compensated', null]))
+    expect(statuses).toEqual(new Set(['completed', 'pending', 'compensated', 'refused', null]))
   })
 
   test('a feed adds up to the balance of its wallet, and its open holds to what is held', async () => {

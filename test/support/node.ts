@@ -46,6 +46,8 @@ export type NodeSettings = {
   kafkaBrokers?: string
   /** Whatever else is to be in its environment. */
   env?: Readonly<Record<string, string>>
+  /** OpenTelemetry's variables, `OTEL_…`. */
+  otel?: Readonly<Record<string, string>>
 }
 
 const running = new Set<ChildProcess>()
@@ -144,7 +146,17 @@ export function startCommand(args: readonly string[], settings: NodeSettings): C
 
 function spawnCli(
   args: readonly string[],
-  { databaseUrl, demoKey, dataDir, webhooksAllowPrivate, kafkaBrokers, redisUrl, env = {}, ...times }: NodeSettings,
+  {
+    databaseUrl,
+    demoKey,
+    dataDir,
+    webhooksAllowPrivate,
+    kafkaBrokers,
+    redisUrl,
+    otel,
+    env = {},
+    ...times
+  }: NodeSettings,
 ): ChildProcess {
   const { PATH, HOME, TMPDIR } = process.env
   const child = spawn(process.execPath, [CLI, ...args], {
@@ -160,6 +172,7 @@ function spawnCli(
       ...(webhooksAllowPrivate === undefined ? {} : { ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: `${webhooksAllowPrivate}` }),
       ...(kafkaBrokers === undefined ? {} : { KAFKA_BROKERS: kafkaBrokers }),
       ...(redisUrl === undefined ? {} : { REDIS_URL: redisUrl }),
+      ...otel,
       ...env,
     },
   })

@@ -7,14 +7,14 @@ import { arrayLiteral, type Sql, type Tx } from '../../postgres/connect.ts'
 
 /**
  * Appends a block: header, requests, entries and what they change, in one statement, which is a transaction of its own
- * when `sql` is in none. One message there, one back.
+ * when `sql` is in none. One message there, one back. The trace contexts of requests that are traced go with it.
  * @throws ZS001 if the block does not follow the head of the chain; ZS002 if the database finds it wrong
  */
 export async function appendBlock(sql: Sql | Tx, block: Block, changes: Posting['changes']): Promise<void> {
   const { decisions } = block
   const lines = decisions.flatMap(({ entries }, item) => entries.map((entry, line) => ({ ...entry, item, line })))
   const column = <T>(rows: readonly T[], value: (row: T) => string | number | null) => arrayLiteral(rows.map(value))
-  await sql`SELECT append_block(
+  await sql`${traceRows(sql, block)}SELECT append_block(
     ${block.number}::int8, ${block.previousHash}::bytea, ${block.root}::bytea, ${block.hash}::bytea,
     ${block.timeUs}::int8, ${block.writer}::text,
     ${column(decisions, ({ request }) => request.id)}::uuid[],
@@ -39,6 +39,17 @@ export async function appendBlock(sql: Sql | Tx, block: Block, changes: Posting[
     ${column(lines, (line) => `${line.pendingIn}`)}::int8[],
     ${arrayLiteral(changes.sagasBegun)}::uuid[], ${arrayLiteral(changes.sagasEnded)}::uuid[],
     ${changesJson(block, changes)}::text::json)`
+}
+
+/** For readers of the block; without traced requests, as when tracing is off, the statement has no such part. */
+function traceRows(sql: Sql | Tx, { number, decisions }: Block) {
+  const traced = decisions.flatMap(({ request: { traceparent } }, item) => (traceparent ? [{ item, traceparent }] : []))
+  if (traced.length === 0) return sql``
+  const items = arrayLiteral(traced.map(({ item }) => item))
+  return sql`WITH traces AS (
+    INSERT INTO request_traces (block, item, traceparent)
+    SELECT ${number}::int8, * FROM unnest(${items}::int[], ${arrayLiteral(traced.map(({ traceparent }) => traceparent))}::text[])
+    ON CONFLICT DO NOTHING) `
 }
 
 /** What a block changes beside balances, as `append_block` reads it; `null` when there is nothing, as in most blocks. */

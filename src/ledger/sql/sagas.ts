@@ -29,13 +29,23 @@ export async function listSagasInFlight(
   return rows.map(({ id, time_us }) => ({ id, begunUs: Number(time_us) }))
 }
 
+/** A saga that began on a shard. */
+export type BegunSaga = {
+  readonly saga: Saga
+  /** Microseconds since 1970. */
+  readonly begunUs: number
+  /** W3C trace context of the request that began it, if that is traced. */
+  readonly traceparent?: string
+}
+
 /** Sagas by id, as their beginnings recorded them. */
-export async function findBegunSagas(sql: Sql, ids: readonly string[]): Promise<{ saga: Saga; begunUs: number }[]> {
-  const rows = await sql<{ tenant_id: string; result: string | null; time_us: bigint }[]>`
-    SELECT r.tenant_id, r.result::text, b.time_us FROM requests r JOIN blocks b ON b.number = r.block
+export async function findBegunSagas(sql: Sql, ids: readonly string[]): Promise<BegunSaga[]> {
+  const rows = await sql<{ tenant_id: string; result: string | null; time_us: bigint; traceparent: string | null }[]>`
+    SELECT r.tenant_id, r.result::text, b.time_us, t.traceparent
+    FROM requests r JOIN blocks b ON b.number = r.block LEFT JOIN request_traces t USING (block, item)
     WHERE r.id = ANY (${arrayLiteral(ids)}::uuid[])`
-  return rows.flatMap(({ tenant_id, result, time_us }) => {
+  return rows.flatMap(({ tenant_id, result, time_us, traceparent }) => {
     const saga = begunSaga(tenant_id, result)
-    return saga ? [{ saga, begunUs: Number(time_us) }] : []
+    return saga ? [{ saga, begunUs: Number(time_us), ...(traceparent === null ? {} : { traceparent }) }] : []
   })
 }

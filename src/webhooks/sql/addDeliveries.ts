@@ -6,6 +6,7 @@ export type NewEvent = {
   readonly tenantId: string
   readonly type: string
   readonly body: string
+  readonly traceparent?: string
   readonly deliveries: readonly { readonly id: string; readonly endpointId: string }[]
 }
 
@@ -18,11 +19,12 @@ export async function addDeliveries(sql: Tx, events: readonly NewEvent[], nowUs:
   const deliveries = events.flatMap(({ id: eventId, deliveries }) => deliveries.map((one) => ({ ...one, eventId })))
   const { count } = await sql`
     WITH added AS (
-      INSERT INTO webhook_events (id, tenant_id, type, body, created_us)
-      SELECT id, tenant_id, type, body, ${nowUs}
+      INSERT INTO webhook_events (id, tenant_id, type, body, traceparent, created_us)
+      SELECT id, tenant_id, type, body, traceparent, ${nowUs}
       FROM unnest(${events.map(({ id }) => id)}::uuid[], ${events.map(({ tenantId }) => tenantId)}::uuid[],
-                  ${events.map(({ type }) => type)}::text[], ${events.map(({ body }) => body)}::text[])
-        AS e (id, tenant_id, type, body)
+                  ${events.map(({ type }) => type)}::text[], ${events.map(({ body }) => body)}::text[],
+                  ${events.map(({ traceparent }) => traceparent ?? null)}::text[])
+        AS e (id, tenant_id, type, body, traceparent)
       ON CONFLICT (id) DO NOTHING
       RETURNING id
     )

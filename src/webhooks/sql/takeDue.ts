@@ -10,6 +10,8 @@ export type Taken = {
   /** The current one first. */
   readonly secrets: readonly string[]
   readonly body: string
+  /** W3C trace context of the event, if it is traced. */
+  readonly traceparent?: string
   /** The number of this attempt. */
   readonly attempt: number
   /** Attempts since it was made or resent, this one included. */
@@ -49,6 +51,7 @@ type Row = {
   secret: string
   previous_secrets: PreviousSecret[]
   body: string
+  traceparent: string | null
   attempts: number
   tries: number
   pace: Pace
@@ -122,8 +125,8 @@ export async function takeDue(sql: Sql, options: TakeOptions): Promise<Taken[]> 
     SET attempts = d.attempts + 1, tries = d.tries + 1, due_us = ${untilUs}, is_taken = true, touched_us = ${nowUs}
     FROM chosen c JOIN webhook_events e ON true
     WHERE d.id = c.id AND e.id = d.event_id
-    RETURNING d.id, d.endpoint_id, c.tenant_id, d.event_id, c.url, c.secret, c.previous_secrets, e.body, d.attempts, d.tries,
-              c.pace`
+    RETURNING d.id, d.endpoint_id, c.tenant_id, d.event_id, c.url, c.secret, c.previous_secrets, e.body, e.traceparent, d.attempts,
+              d.tries, c.pace`
   return rows.map((row) => ({
     id: row.id,
     endpointId: row.endpoint_id,
@@ -132,6 +135,7 @@ export async function takeDue(sql: Sql, options: TakeOptions): Promise<Taken[]> 
     url: row.url,
     secrets: [row.secret, ...row.previous_secrets.filter((old) => old.untilUs > nowUs).map(({ secret }) => secret)],
     body: row.body,
+    ...(row.traceparent === null ? {} : { traceparent: row.traceparent }),
     attempt: row.attempts,
     tries: row.tries,
     pace: row.pace,
