@@ -10,7 +10,10 @@ export async function startNode(
   const node = spawn(process.execPath, ['src/cli.ts', 'start'], { env, stdio: ['ignore', 'pipe', 'inherit'] })
   for await (const line of createInterface({ input: node.stdout })) {
     const url = /listens on (http:\S+);/.exec(line)?.[1]
-    if (url) return { node, url }
+    if (!url) continue
+    // What it logs from now on is read and thrown away, as fast as it comes.
+    node.stdout.resume()
+    return { node, url }
   }
   throw new Error('the node ended before it listened')
 }

@@ -3,10 +3,11 @@ import { constants } from 'node:os'
 import { createPools } from './bus/pools.ts'
 import { alignWithChains, NodesRunning } from './bus/restored.ts'
 import { flushCache } from './cache/command.ts'
-import { ConfigError, readConfig } from './config.ts'
+import { type Config, ConfigError, readConfig } from './config.ts'
 import { demoText } from './demo.ts'
 import { doctor } from './doctor/command.ts'
 import { shareDatabases, startNode } from './main.ts'
+import { type Log, openLog } from './observe/log.ts'
 import { replayProjections } from './projections/command.ts'
 
 import { RedisRefused } from './redis/cluster.ts'
@@ -39,7 +40,17 @@ Settings come from the environment: see README.md.`
 
 async function start(): Promise<number> {
   const config = readConfig()
-  if (config.shardUrls.length === 0) console.log(`Starting the embedded PostgreSQL in ${config.dataDir} …`)
+  const log = openLog(config.log)
+  const say = config.log.form === 'json' ? (text: string) => log.logger.info(text) : console.log
+  try {
+    return await runNode(config, log, say)
+  } finally {
+    await log.close()
+  }
+}
+
+async function runNode(config: Config, log: Log, say: (text: string) => void): Promise<number> {
+  if (config.shardUrls.length === 0) say(`Starting the embedded PostgreSQL in ${config.dataDir} …`)
   let isUp = false
   // Heard from the beginning: the first process of a container is not ended by signals that it does not hear.
   const stopped = new Promise<string>((done) => {
@@ -53,14 +64,15 @@ async function start(): Promise<number> {
       })
     }
   })
-  const node = await startNode(config)
+  const node = await startNode(config, log)
   isUp = true
   if (config.shardUrls.length === 0 && node.shardCount === 1) {
-    console.log(`The data in ${config.dataDir} were begun with one shard: it goes on with one.`)
+    say(`The data in ${config.dataDir} were begun with one shard: it goes on with one.`)
   }
-  console.log(`Zerosum listens on ${node.url}; the API reference is at ${node.url}/docs\n`)
-  if (node.demo) console.log(demoText(node.url, node.demo))
-  console.log(`${await stopped}: answering what is under way, then stopping …`)
+  say(`Zerosum listens on ${node.url}; the API reference is at ${node.url}/docs`)
+  // It has a key in it: for people, and not for where logs go.
+  if (node.demo && config.log.form !== 'json') console.log(`\n${demoText(node.url, node.demo)}`)
+  say(`${await stopped}: answering what is under way, then stopping …`)
   await node.stop()
   // What was left behind when the time was over does not keep the process.
   setTimeout(() => process.exit(0), LEFT_BEHIND_MS).unref()

@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
+import packageJson from '../package.json' with { type: 'json' }
 import { type KafkaSecurity, SASL_MECHANISMS } from './bus/kafkaSecurity.ts'
+import { LOG_FORMS, LOG_LEVELS, type LogForm, type LogLevel } from './observe/log.ts'
 import { SAMPLERS, type Sampling } from './observe/sampling.ts'
 import { securedUrl } from './postgres/tls.ts'
 import type { RedisServer } from './redis/connection.ts'
@@ -43,6 +45,8 @@ export type Config = {
   readonly startWaitMs: number
   /** Whose traces are kept; `undefined` while tracing is off. Where they go is read by the SDK (observe/tracing.ts). */
   readonly tracing: Sampling | undefined
+  /** How log lines look, and which are written. */
+  readonly log: { readonly form: LogForm; readonly level: LogLevel }
   /** Names this node in the blocks that it writes. */
   readonly writer: string
 }
@@ -52,6 +56,9 @@ export const CONSUMERS = ['cache', 'projections', 'webhooks'] as const
 export type Consumer = (typeof CONSUMERS)[number]
 /** Projections cost a busy node some of what it could post: who wants them asks for them. */
 const DEFAULT_CONSUMERS = 'cache,webhooks'
+
+/** Of this program. */
+export const VERSION: string = packageJson.version
 
 /** What is wrong with the environment, all of it at once. */
 export class ConfigError extends Error {
@@ -102,7 +109,7 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
     mistakes.push(`KAFKA_PARTITIONS is "${env['KAFKA_PARTITIONS']}": give a number from 1 to ${KAFKA_PARTITIONS_MAX}`)
   }
   const consumers = env['ZEROSUM_CONSUMERS'] === 'none' ? [] : listOf(env['ZEROSUM_CONSUMERS'] || DEFAULT_CONSUMERS)
-  for (const unknown of consumers.filter((name) => !isConsumer(name))) {
+  for (const unknown of consumers.filter((name) => !isOneOf(CONSUMERS, name))) {
     mistakes.push(`ZEROSUM_CONSUMERS has "${unknown}": list some of ${CONSUMERS.join(', ')}, or say none`)
   }
   const redisUrl = env['REDIS_URL'] || undefined
@@ -134,7 +141,12 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
   const startWaitMs =
     numberOf('ZEROSUM_START_WAIT_MS', env, { min: 0, max: START_WAIT_MS_MAX }, mistakes) ?? START_WAIT_MS
   const tracing = tracingOf(env, mistakes)
-  if (mistakes.length > 0) throw new ConfigError(mistakes)
+  // Who has chosen databases runs a service, whose lines go to other programs; the rest is for looking at.
+  const form = env['ZEROSUM_LOG'] || (isEmbedded ? 'pretty' : 'json')
+  if (!isOneOf(LOG_FORMS, form)) mistakes.push(`ZEROSUM_LOG is "${form}": say ${LOG_FORMS.join(', ')}`)
+  const level = env['ZEROSUM_LOG_LEVEL'] || 'info'
+  if (!isOneOf(LOG_LEVELS, level)) mistakes.push(`ZEROSUM_LOG_LEVEL is "${level}": say ${LOG_LEVELS.join(', ')}`)
+  if (mistakes.length > 0 || !isOneOf(LOG_FORMS, form) || !isOneOf(LOG_LEVELS, level)) throw new ConfigError(mistakes)
   return {
     host: env['HOST'] || '127.0.0.1',
     port,
@@ -142,12 +154,13 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
     shardUrls: isEmbedded ? [] : shardUrls,
     redis: redisUrl === undefined ? undefined : { url: redisUrl, tls: redisTls },
     ...{ kafkaBrokers, kafkaSecurity, kafkaPartitions },
-    consumers: consumers.filter(isConsumer),
+    consumers: consumers.filter((name) => isOneOf(CONSUMERS, name)),
     dataDir: env['ZEROSUM_DATA_DIR'] || './.zerosum',
     demoKey,
     webhooksAllowPrivate: allowPrivate === 'true',
     ...{ tenantRate, lagMsMax },
     ...{ drainMs, startWaitMs, tracing },
+    log: { form, level },
     // In containers the pid is often 1, and the host name may be given again.
     writer: `${hostname().slice(0, 64)}:${process.pid}:${randomBytes(4).toString('hex')}`,
   }
@@ -277,8 +290,8 @@ function isPostgresUrl(text: string): boolean {
   return URL.canParse(text) && /^postgres(ql)?:$/.test(new URL(text).protocol)
 }
 
-function isConsumer(name: string): name is Consumer {
-  return CONSUMERS.some((consumer) => consumer === name)
+function isOneOf<T extends string>(known: readonly T[], text: string): text is T {
+  return known.some((one) => one === text)
 }
 
 function isRedisUrl(text: string): boolean {

@@ -134,6 +134,11 @@ export const PROBLEMS = {
     title: 'Too much is waiting to be posted',
     advice: 'Retry after the time given, same key.',
   },
+  overloaded: {
+    status: 503,
+    title: 'This node has too much to do',
+    advice: 'Retry after the time given, same key. Nothing was begun.',
+  },
   streams_exhausted: {
     status: 503,
     title: 'This node has no room for another event stream',

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Server as TlsServer } from 'node:tls'
+import { CircuitState } from 'cockatiel'
 import { startAudits } from './audit/background.ts'
 import { BACKGROUND_CONNECTIONS, createPools } from './bus/pools.ts'
 import { type Balances, createBalances } from './cache/balances.ts'
@@ -8,10 +9,11 @@ import { changedBalances } from './cache/changed.ts'
 import { watchHistory } from './cache/history.ts'
 import { createMemoryCache } from './cache/memoryCache.ts'
 import { createRedisCache, type RedisCache } from './cache/redisCache.ts'
-import type { Config } from './config.ts'
+import { type Config, VERSION } from './config.ts'
 import { cacheGroup } from './consumers/cacheGroup.ts'
 import { HANDLER_CONNECTIONS, startConsumers } from './consumers/consumers.ts'
 import { webhooksGroup } from './consumers/webhooksGroup.ts'
+import type { Block } from './core/block.ts'
 import { type Demo, ensureDemo } from './demo.ts'
 import { startShedding } from './guard/shedding.ts'
 import { createTenantRate } from './guard/tenantRate.ts'
@@ -20,8 +22,11 @@ import { listenForProbes } from './http/probes.ts'
 import { createBlockFeed } from './live/blockFeed.ts'
 import { type Feed, newsOf } from './live/feed.ts'
 import { createRedisFeed } from './live/redisFeed.ts'
+import type { Log } from './observe/log.ts'
+import { lookAround } from './observe/lookAround.ts'
+import { type BreakerState, createMetrics } from './observe/metrics.ts'
 import { startTracePruning } from './observe/tracePruning.ts'
-import { connect } from './postgres/connect.ts'
+import { connect, poolUse } from './postgres/connect.ts'
 import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } from './postgres/embedded.ts'
 import { PROJECTIONS, projectionsGroup } from './projections/group.ts'
 import { openProjections } from './projections/projections.ts'
@@ -44,6 +49,7 @@ import { startDispatcher } from './webhooks/dispatcher.ts'
 import { openEndpoints } from './webhooks/endpoints.ts'
 import { startPruning } from './webhooks/pruning.ts'
 import { sometimes } from './webhooks/sometimes.ts'
+import { countPending } from './webhooks/sql/backlogs.ts'
 
 /** Longer than any answer takes (`ANSWER_MS_MAX`). */
 const CLOSE_MS_MAX = 12_000
@@ -53,6 +59,8 @@ const STOP_MS_MAX = 24_000
 /** For what callers wait for on the first shard: tenants, webhook endpoints, the last audit. */
 const CALLER_CONNECTIONS = 2
 const CALLER_MS_MAX = 5_000
+/** Deliveries of webhooks that are counted for metrics at most. */
+const PENDING_COUNT_MAX = 100_000
 
 /** A running node. */
 export type Node = {
@@ -133,49 +141,70 @@ export async function shareDatabases(config: Config): Promise<Databases> {
 }
 
 /** Starts a node: databases, shards, HTTP, in this order; what was opened is closed again if a later step fails. */
-export async function startNode(config: Config): Promise<Node> {
+export async function startNode(config: Config, log: Log): Promise<Node> {
+  const { logger, trouble } = log
   const stopping = createStopping(STOP_MS_MAX + config.drainMs, {
-    onLate: (names) => log('the node stops without waiting any longer', { message: names.join(', ') }),
-    onTrouble: (error) => log('something did not stop as it should', error),
+    onLate: (names) => logger.warn({ names }, 'the node stops without waiting any longer'),
+    onTrouble: (error) => trouble('something did not stop as it should', error),
   })
   try {
     const { tracing: sampling, writer } = config
     if (sampling) {
       // Without tracing its libraries are not loaded.
       const { startTracing } = await import('./observe/tracing.ts')
-      const onTrouble = (error: unknown) => log('traces could not be sent, and are lost', error)
+      const onTrouble = (error: unknown) => trouble('traces could not be sent, and are lost', error)
       const tracing = startTracing({ ...sampling, instance: writer, onTrouble })
       stopping.add('databases', 'traces that are still to be sent', () => tracing.stop())
     }
     const databases = await openDatabases(config)
     stopping.add('databases', 'the embedded PostgreSQL', () => databases.close())
     const { startWaitMs, drainMs } = config
-    await awaitShards(databases.urls, { waitMsMax: startWaitMs, say: (message) => log('not ready yet', { message }) })
+    await awaitShards(databases.urls, {
+      waitMsMax: startWaitMs,
+      say: (message) => trouble('not ready yet', { message }),
+    })
     const { map } = await prepareShards(databases.urls)
     const { redis } = config
     if (redis) await refuseCluster(redis)
     const prefix = redis ? redisPrefix(await firstMapMadeUs(databases.urls[0] ?? '')) : ''
-    const shared = redis && openRedisCache(redis, prefix)
+    const onRedisTrouble = (error: unknown) => trouble('Redis met trouble', error)
+    const shared = redis && createRedisCache({ ...redis, keyPrefix: prefix, onTrouble: onRedisTrouble })
     // Without Redis a cache is true for all nodes only if this is the only one.
     const cache = shared ?? (config.shardUrls.length === 0 ? createMemoryCache() : undefined)
     let balances: Balances | undefined
-    const feed = openFeed(redis, prefix, () => router.shards)
+    const metrics = createMetrics({
+      version: VERSION,
+      queues: () =>
+        router.shards.map(({ number: shard, batcher: { depth, oldestMs } }) => ({ shard, depth, oldestMs })),
+      pools: poolUse,
+      cache: () => balances?.counters,
+      breakers: () => ({
+        ...breakersOf(router),
+        ...(redis && balances ? { redis: stateOf(balances.counters.breakerState) } : {}),
+      }),
+    })
+    const feed = openFeed(redis && { ...redis, channel: `${prefix}news` }, () => router.shards, trouble)
     const open = (url: string, number: number) =>
       openShard({
         number,
         url,
         writer: config.writer,
-        onBlock(block, posting) {
+        onBlock(block, posting, commitMs) {
           balances?.afterCommit(changedBalances(posting, block.timeUs))
           feed.tell(newsOf(posting))
+          metrics.block(block, posting, commitMs)
+          logger.info(blockFields(block, commitMs), 'block')
         },
-        onTrouble: (error) => log('posting met trouble and goes on', error),
+        onTrouble(error) {
+          metrics.postingTrouble(number)
+          trouble('posting met trouble and goes on', error)
+        },
       })
     const router = createRouter(databases.urls.map(open), map, (number) => {
       const url = databases.urlOf(number)
       return url === undefined ? undefined : open(url, number)
     })
-    const history = shared && historyOf(shared, router)
+    const history = shared && historyOf(shared, router, trouble)
     if (history) stopping.add('answers', 'the look at the history of the cache', () => history.stop())
     if (cache) balances = balancesOver(history?.cache ?? cache, router)
     stopping.add('pools', 'the balance cache', async () => {
@@ -184,16 +213,16 @@ export async function startNode(config: Config): Promise<Node> {
     })
     stopping.add('shards', 'the shards', () => Promise.all(router.shards.map((shard) => shard.close())))
     stopping.add('sagas', 'the feed of streams', () => feed.close())
-    const onTrouble = (error: unknown) => log('a saga met trouble and goes on', error)
+    const onTrouble = (error: unknown) => trouble('a saga met trouble and goes on', error)
     const sagas = createSagas({ router, onTrouble })
     stopping.add('sagas', 'sagas', () => sagas.close())
-    const onExpiryTrouble = (error: unknown) => log('holds could not be expired and will be', error)
+    const onExpiryTrouble = (error: unknown) => trouble('holds could not be expired and will be', error)
     stopping.add('answers', 'the expiry of holds', startHoldExpiry({ router, sagas }, onExpiryTrouble))
     const background = createPools(databases.urlOf, 'zerosum background', BACKGROUND_CONNECTIONS)
     stopping.add('pools', 'connections in the background', () => background.end())
     const recovery = startRelocationRecovery({
       ...{ router, urlOf: databases.urlOf, pools: background },
-      onTrouble: (error) => log('a change of the shard map met trouble and goes on', error),
+      onTrouble: (error) => trouble('a change of the shard map met trouble and goes on', error),
     })
     stopping.add('answers', 'changes of the shard map', () => recovery.stop())
     const firstUrl = databases.urls[0] ?? ''
@@ -208,34 +237,35 @@ export async function startNode(config: Config): Promise<Node> {
     const audits = startAudits({
       urls: () => router.shards.flatMap(({ number }) => databases.urlOf(number) ?? []),
       shownBy: first,
-      onTrouble: (error) => log('an audit failed', error),
+      onTrouble: (error) => trouble('an audit failed', error),
     })
     stopping.add('answers', 'the audit', () => audits.close())
 
-    const onRefused = sometimes(({ host, why }) => log('a webhook host is not called', { message: `${host}: ${why}` }))
+    const onRefused = sometimes(({ host, why }) => logger.warn({ host, why }, 'a webhook host is not called'))
     const rules = { allowPrivate: config.webhooksAllowPrivate, onRefused }
     const webhookEndpoints = openEndpoints(first, rules)
     const pruning = startTracePruning({
       ...{ shards: () => router.shards.map(({ number }) => number), pools: background },
-      onTrouble: (error) => log('old traces could not be removed and will be', error),
+      onTrouble: (error) => trouble('old traces could not be removed and will be', error),
     })
     stopping.add('answers', 'pruning of traces', () => pruning.stop())
-    const onWebhookTrouble = (error: unknown) => log('webhooks met trouble and go on', error)
+    const onWebhookTrouble = (error: unknown) => trouble('webhooks met trouble and go on', error)
     const handling = { max: HANDLER_CONNECTIONS, name: 'zerosum consumers', answerMsMax: CONSUMER_MS_MAX }
     const consuming = connect(firstUrl, handling)
     stopping.add('pools', 'connections of consumers', () => consuming.end())
     stopping.add('answers', 'pruning of webhooks', startPruning(consuming, onWebhookTrouble))
     // Who leaves webhooks to others does not call their receivers either.
     if (config.consumers.includes('webhooks')) {
-      const dispatcher = startDispatcher({ url: firstUrl, rules, onTrouble: onWebhookTrouble })
+      const dispatcher = startDispatcher({
+        ...{ url: firstUrl, rules, onTrouble: onWebhookTrouble },
+        onDelivered: metrics.webhookDelivery,
+      })
       stopping.add('answers', 'webhooks', () => dispatcher.stop())
     }
 
     const groups = [
       projectionsGroup(consuming),
-      webhooksGroup(consuming, (ids) =>
-        log('webhook endpoints miss events, they are full', { message: ids.join(', ') }),
-      ),
+      webhooksGroup(consuming, (ids) => logger.warn({ ids }, 'webhook endpoints miss events, they are full')),
       ...(cache ? [cacheGroup(cache)] : []),
     ]
     const consumers = startConsumers({
@@ -244,10 +274,16 @@ export async function startNode(config: Config): Promise<Node> {
       pools: background,
       worksFor: (name) => config.consumers.some((consumer) => consumer === name),
       isBusy: () => router.shards.some(({ batcher }) => batcher.depth > 0),
-      onTrouble: (error) => log('events could not be passed on and will be', error),
+      onTrouble: (error) => trouble('events could not be passed on and will be', error),
     })
     stopping.add('answers', 'consumer groups', () => consumers.stop())
     const projections = openProjections({ sql: first, progress: () => consumers.progress(PROJECTIONS) })
+    const watching = lookAround({
+      ...{ metrics, shards: () => router.shards, lag: consumers.lag, lastAudit: audits.last },
+      webhooksPending: () => countPending(consuming, PENDING_COUNT_MAX),
+      onTrouble: (error) => trouble('some metrics are not known now', error),
+    })
+    stopping.add('answers', 'the look around for metrics', watching)
 
     const shedding = startShedding(config.lagMsMax)
     stopping.add('answers', 'the watch over the event loop', async () => shedding.stop())
@@ -259,7 +295,12 @@ export async function startNode(config: Config): Promise<Node> {
     const app = await buildApp({
       stopping: leaving.signal,
       ...{ router, sagas, directory, webhookEndpoints, feed, audits, projections, tls, limits },
-      guards: { shedding, tenantRate },
+      ...{
+        guards: { shedding, tenantRate },
+        logger,
+        calls: metrics.calls,
+        metrics: metrics.exposition,
+      },
       ...(balances ? { balances } : {}),
     })
     stopping.add('answers', 'callers', async () => {
@@ -271,7 +312,8 @@ export async function startNode(config: Config): Promise<Node> {
     const listening = await app.listen({ host: config.host, port: config.port })
     // Fastify did not make the server, and takes it for a plain one.
     const url = tls ? listening.replace(/^http:/, 'https:') : listening
-    if (config.tlsFiles && tls) stopping.add('answers', 'certificates', renewCertificates(app, config.tlsFiles, tls))
+    if (config.tlsFiles && tls)
+      stopping.add('answers', 'certificates', renewCertificates(app, { files: config.tlsFiles, current: tls, trouble }))
     if (config.probePort !== undefined) {
       const probes = await listenForProbes(app, { host: config.host, port: config.probePort })
       stopping.add('pools', 'probes', () => probes.close())
@@ -284,11 +326,14 @@ export async function startNode(config: Config): Promise<Node> {
 }
 
 /** New certificates are taken when their files change, at the latest when SIGHUP says so. Connections that are open stay as they are. */
-function renewCertificates(app: Awaited<ReturnType<typeof buildApp>>, files: TlsFiles, current: Tls) {
+function renewCertificates(
+  app: Awaited<ReturnType<typeof buildApp>>,
+  { files, current, trouble }: { files: TlsFiles; current: Tls; trouble: Log['trouble'] },
+) {
   const followed = followCertificates(files, {
     current,
     onChange: (tls) => (app.server as unknown as TlsServer).setSecureContext({ ...tls, minVersion: TLS_VERSION_MIN }),
-    onTrouble: (error) => log('the certificates could not be read again; those from before stay in use', error),
+    onTrouble: (error) => trouble('the certificates could not be read again; those from before stay in use', error),
   })
   process.on('SIGHUP', followed.look)
   return async () => {
@@ -298,10 +343,13 @@ function renewCertificates(app: Awaited<ReturnType<typeof buildApp>>, files: Tls
 }
 
 /** What wakes the streams: Redis if there is one, else the shards' own chains. */
-function openFeed(redis: RedisServer | undefined, prefix: string, shards: () => Router['shards']): Feed {
-  const onTrouble = (error: unknown) => log('streams may be late, news could not be read or sent', error)
-  if (!redis) return createBlockFeed({ shards, onTrouble })
-  return createRedisFeed({ ...redis, channel: `${prefix}news`, onTrouble })
+function openFeed(
+  redis: (RedisServer & { channel: string }) | undefined,
+  shards: () => Router['shards'],
+  trouble: Log['trouble'],
+): Feed {
+  const onTrouble = (error: unknown) => trouble('streams may be late, news could not be read or sent', error)
+  return redis ? createRedisFeed({ ...redis, onTrouble }) : createBlockFeed({ shards, onTrouble })
 }
 
 function balancesOver(cache: BalanceCache, router: Router): Balances {
@@ -312,16 +360,28 @@ function balancesOver(cache: BalanceCache, router: Router): Balances {
   })
 }
 
-function openRedisCache(redis: RedisServer, keyPrefix: string): RedisCache {
-  return createRedisCache({ ...redis, keyPrefix, onTrouble: (error) => log('Redis met trouble', error) })
+/** Whether things can be posted and read, by shard. */
+function breakersOf({ shards }: Router): Record<string, BreakerState> {
+  return Object.fromEntries(
+    shards.map(({ number, batcher, reads }) => [
+      `shard${number}`,
+      batcher.breaker === 'open' ? 2 : stateOf(reads.breaker),
+    ]),
+  )
 }
 
-function historyOf(cache: RedisCache, { shards }: Router) {
+/** Of the library's own numbers. */
+function stateOf(state: CircuitState): BreakerState {
+  if (state === CircuitState.Closed) return 0
+  return state === CircuitState.HalfOpen ? 1 : 2
+}
+
+function historyOf(cache: RedisCache, { shards }: Router, trouble: Log['trouble']) {
   return watchHistory({
     ...{ cache, shards: () => shards },
     onTakenBack: (numbers) =>
-      log('the cache was emptied: blocks it knew are gone', { message: `shard ${numbers.join(', ')}` }),
-    onTrouble: (error) => log('it could not be seen whether the cache is of this history, and will be', error),
+      trouble('the cache was emptied', new Error(`blocks it knew are gone, on shard ${numbers.join(', ')}`)),
+    onTrouble: (error) => trouble('it could not be seen whether the cache is of this history, and will be', error),
   })
 }
 
@@ -332,8 +392,7 @@ async function closeApp(app: Awaited<ReturnType<typeof buildApp>>): Promise<void
   clearTimeout(timer)
 }
 
-/** One JSON line on stderr. */
-function log(msg: string, error: unknown): void {
-  const { message, stack, code } = (error ?? {}) as { message?: string; stack?: string; code?: string }
-  console.error(JSON.stringify({ level: 'warn', time: new Date().toISOString(), msg, code, err: message, stack }))
+/** What a log line says of a block. */
+function blockFields({ shard, number, requestCount, entryCount }: Block, commitMs: number): object {
+  return { shard, number, requests: requestCount, entries: entryCount, commitMs: Math.round(commitMs * 1000) / 1000 }
 }

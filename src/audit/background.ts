@@ -32,6 +32,16 @@ const ANSWER_MS_MAX = 5_000
 const KEPT_US = 30 * 24 * 3600 * 1_000_000
 const LOCK_KEY = 8_203_718
 
+/** Where an audit found something, without what: that is of people's accounts. */
+function whereOf({ shards, transit, copies }: Verification): string {
+  const wrong = shards.filter(({ balanced }) => !balanced)
+  return [
+    ...wrong.map(({ shard, discrepancy }) => `shard ${shard}, block ${discrepancy?.block ?? 'unknown'}`),
+    ...(transit.balanced ? [] : ['between shards']),
+    ...((copies?.balanced ?? true) ? [] : ['copied history']),
+  ].join('; ')
+}
+
 /**
  * Audits all shards again and again, in a thread of its own, so that no request waits for it; one node at a time. Each finding is
  * kept for all nodes to show.
@@ -66,7 +76,8 @@ export function startAudits({ urls, shownBy, intervalMs = INTERVAL_MS, onTrouble
         INSERT INTO verifications (finished_us, took_ms, report)
         VALUES (${nowUs}, ${tookMs}, ${JSON.stringify(verification)}::text::json)`
       await sql`DELETE FROM verifications WHERE finished_us < ${nowUs - KEPT_US}`
-      if (!verification.balanced) onTrouble(new Error(`the books do not agree: ${JSON.stringify(verification)}`))
+      if (!verification.balanced)
+        onTrouble(new Error(`the books do not agree: ${whereOf(verification)}; see GET /v1/ledger/verification`))
     })
   }
 

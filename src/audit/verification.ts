@@ -23,6 +23,11 @@ export type VerificationOptions = {
 /** A whole table may be read in one statement; a database that is silent for longer is not there. */
 const ANSWER_MS_MAX = 30 * 60_000
 
+/** How many of the parts of an audit found a discrepancy; each reports the first that it found. */
+export function countDiscrepancies({ shards, transit, copies }: Verification): number {
+  return [...shards, transit, ...(copies ? [copies] : [])].filter(({ balanced }) => !balanced).length
+}
+
 /** Verifies every shard by itself, then what is between them. Nothing is stopped for it. @param urls by shard number */
 export async function verifyAll(
   urls: readonly string[],

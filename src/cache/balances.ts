@@ -45,6 +45,8 @@ export type BalanceCounters = {
   /** Reads that the cache answered, and those that it could have but did not. Strong reads are neither. */
   readonly hits: number
   readonly misses: number
+  /** Strong reads: they don't ask it. */
+  readonly strong: number
   /** Calls of the cache that failed or came too late; not those that the breaker held back. */
   readonly errors: number
   /** Loads from the database, those of strong reads included; and those that were refused. */
@@ -112,7 +114,7 @@ export function createBalances({
   breaker: { window = 20, callsMin = 5, openMs = 500, openMsMax = 5_000 } = {},
   clockUs = () => Date.now() * 1000,
 }: BalancesOptions): Balances {
-  const count = { hits: 0, misses: 0, errors: 0, loads: 0, rejected: 0 }
+  const count = { hits: 0, misses: 0, strong: 0, errors: 0, loads: 0, rejected: 0 }
   let fills = 0
   const flights = new Map<string, Promise<Balance | undefined>>()
   const bulkheads = new Map<number, BulkheadPolicy>()
@@ -214,7 +216,10 @@ export function createBalances({
   return {
     async read(tenantId, walletId, { strong = false } = {}) {
       // A load that has begun already may not have seen what was committed since, so a strong read joins none.
-      if (strong) return { balance: await loadAndFill(tenantId, walletId), source: 'database' }
+      if (strong) {
+        count.strong += 1
+        return { balance: await loadAndFill(tenantId, walletId), source: 'database' }
+      }
       const before = changes.newest(walletId)
       const cached = await recall(walletId, before)
       const answer = cached && answerFor(tenantId, cached)

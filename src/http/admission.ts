@@ -8,8 +8,6 @@ export type Guards = {
   shedding?: Pick<Shedding, 'admit'> | undefined
   /** Refuses what a tenant asks beyond its rate. */
   tenantRate?: TenantRate | undefined
-  /** Told of each refusal. */
-  onShed?: (reason: 'tenant_rate' | 'event_loop') => void
 }
 
 /** A request weighs one, and one more for so much in its body: a batch of a thousand transfers is the work of many. */
@@ -19,7 +17,7 @@ const WEIGHT_BYTES = 2_048
  * Refuses early, before the body is read, what is too much: 429 for a tenant over its rate, 503 when this node is full. The rate is told in
  * `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) of every answer. To be called after `requireKeys`.
  */
-export function admitRequests(app: FastifyInstance, { shedding, tenantRate, onShed = () => {} }: Guards): void {
+export function admitRequests(app: FastifyInstance, { shedding, tenantRate }: Guards): void {
   if (tenantRate) {
     const policy = `"tenant";q=${Math.floor(tenantRate.perSecond)};w=1`
     app.addHook('onRequest', async (request, reply) => {
@@ -28,7 +26,6 @@ export function admitRequests(app: FastifyInstance, { shedding, tenantRate, onSh
       reply.header('ratelimit-policy', policy)
       reply.header('ratelimit', `"tenant";r=${left};t=${seconds}`)
       if (isTaken) return
-      onShed('tenant_rate')
       reply.header('retry-after', Math.max(1, seconds))
       throw new ZerosumError('rate_limited')
     })
@@ -37,8 +34,7 @@ export function admitRequests(app: FastifyInstance, { shedding, tenantRate, onSh
     app.addHook('onRequest', async (request) => {
       const priority = request.routeOptions.config.scope === 'transfers:write' ? 'money' : 'other'
       if (shedding.admit(request.principal.tenantId, priority, weightOf(request))) return
-      onShed('event_loop')
-      throw new ZerosumError('saturated', 'This node has too much to do.')
+      throw new ZerosumError('overloaded')
     })
   }
 }

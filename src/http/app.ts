@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import swagger, { type SwaggerTransform } from '@fastify/swagger'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import fastify, { type FastifyInstance, LogController } from 'fastify'
+import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import type { Audits } from '../audit/background.ts'
 import type { Balances } from '../cache/balances.ts'
 import { ZerosumError } from '../errors.ts'
@@ -13,6 +13,7 @@ import { admitRequests, type Guards } from './admission.ts'
 import { requireKeys } from './auth.ts'
 import { readJson } from './body.ts'
 import { answerBrokenRequest } from './brokenRequests.ts'
+import { type CallObserver, createWatch } from './calls.ts'
 import { guardHeads, guardingHeaders } from './headers.ts'
 import { answerProblems, sendProblem } from './problems.ts'
 import { referencePage } from './reference.ts'
@@ -20,6 +21,7 @@ import { eventRoutes, type StreamSettings } from './routes/events.ts'
 import { healthRoutes } from './routes/health.ts'
 import { holdRoutes } from './routes/holds.ts'
 import { ledgerRoutes } from './routes/ledger.ts'
+import { type Exposition, metricsRoute } from './routes/metrics.ts'
 import { projectionRoutes } from './routes/projections.ts'
 import { transferRoutes } from './routes/transfers.ts'
 import { walletRoutes } from './routes/wallets.ts'
@@ -46,8 +48,12 @@ export type AppOptions = Ledger &
     projections?: Projections
     /** Aborted when this node is about to stop: it is not ready any more, and answers what still comes in. */
     stopping?: AbortSignal
-    /** Log lines at this level and above, as JSON on stdout. */
-    logLevel?: 'info' | 'warn' | 'error' | 'silent'
+    /** Where one line a call goes, and what went wrong unexpectedly; nothing is logged without. */
+    logger?: FastifyBaseLogger
+    /** Told of each call. */
+    calls?: CallObserver
+    /** What `/metrics` answers, if there are any. */
+    metrics?: Exposition
   }
 
 /** Room for all the metadata that a request may have, escaped. */
@@ -68,17 +74,23 @@ export async function buildApp({
   tls,
   limits,
   stopping,
-  logLevel = 'warn',
+  logger,
+  calls,
+  metrics,
 }: AppOptions): Promise<FastifyInstance> {
   const isSecure = tls !== undefined
+  const watch = createWatch(calls)
   const app = fastify({
     bodyLimit: BODY_BYTES_MAX,
-    logger: { level: logLevel },
+    ...(logger ? { loggerInstance: logger } : {}),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'correlationId' }),
     genReqId: ({ headers }) => correlationId(headers['x-correlation-id']),
     forceCloseConnections: 'idle',
-    frameworkErrors: (error, request, reply) =>
-      sendProblem(new ZerosumError('bad_request', error.message), request, reply.headers(guardingHeaders(isSecure))),
+    frameworkErrors(error, request, reply) {
+      watch(request, reply)
+      reply.headers(guardingHeaders(isSecure))
+      return sendProblem(new ZerosumError('bad_request', error.message), request, reply)
+    },
     routerOptions: { maxParamLength: 200 },
     // While it closes, what still comes in on open connections is answered like any other, with "Connection: close".
     return503OnClosing: false,
@@ -91,6 +103,7 @@ export async function buildApp({
   answerProblems(app)
   app.decorateRequest('span', null)
   app.addHook('onRequest', async (request, reply) => {
+    watch(request, reply)
     reply.header('x-correlation-id', request.id)
     // Who keeps connections opens the next one elsewhere.
     if (stopping?.aborted) reply.header('connection', 'close')
@@ -114,6 +127,7 @@ export async function buildApp({
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
 
   await app.register(healthRoutes(router, stopping))
+  if (metrics) await app.register(metricsRoute(metrics))
   await app.register(
     async (v1) => {
       traceRequests(v1)

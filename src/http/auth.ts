@@ -11,6 +11,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** The scope that a key needs for this route. */
     scope?: Scope
+    /** The answer has no end of its own: how long it took says nothing. */
+    isStream?: boolean
   }
 }
 

@@ -15,10 +15,18 @@ export type Problem = {
   correlationId: string
 }
 
+declare module 'fastify' {
+  interface FastifyReply {
+    /** Of the problem that was answered, if one was. */
+    problemCode: ErrorCode | undefined
+  }
+}
+
 /** Seconds after which it makes sense to ask again. */
 const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
   request_in_flight: 1,
   saturated: 1,
+  overloaded: 2,
   too_many_streams: 5,
   streams_exhausted: 5,
   projections_unavailable: 5,
@@ -42,10 +50,11 @@ export function problemOf(error: ZerosumError, request: Pick<FastifyRequest, 'id
 
 /** Makes every error an `application/problem+json`; what nobody expected is logged with its cause and not shown. */
 export function answerProblems(app: FastifyInstance): void {
+  app.decorateReply('problemCode', undefined)
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const known = knownError(error)
     if (!known) {
-      request.log.error({ err: error, correlationId: request.id }, 'a request failed unexpectedly')
+      request.log.error({ err: error }, 'a request failed unexpectedly')
     }
     return sendProblem(known ?? new ZerosumError('internal_error'), request, reply)
   })
@@ -54,6 +63,7 @@ export function answerProblems(app: FastifyInstance): void {
 
 export function sendProblem(error: ZerosumError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const problem = problemOf(error, request)
+  reply.problemCode = error.code
   const retryAfter = RETRY_AFTER_SECONDS[error.code]
   if (retryAfter !== undefined) reply.header('retry-after', retryAfter)
   reply.header('x-correlation-id', request.id)

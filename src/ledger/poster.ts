@@ -48,6 +48,9 @@ export type Poster = {
   close(): Promise<void>
 }
 
+/** @param commitMs from when the block was sent until it was known to be on disk */
+export type OnBlock = (block: Block, posting: Posting, commitMs: number) => void
+
 export type PosterOptions = {
   url: string
   shard: number
@@ -56,7 +59,7 @@ export type PosterOptions = {
   /** Microseconds since 1970. */
   clockUs: () => number
   /** Told about each block that was written. */
-  onBlock?: (block: Block, posting: Posting) => void
+  onBlock?: OnBlock
   /** Told about what went wrong and was tried again. */
   onTrouble?: (error: unknown) => void
 }
@@ -147,9 +150,10 @@ class ShardPoster implements Poster {
     memory.apply(posting.changes)
     this.#head = block
     if (posting.changes.isLayoutChanged) this.#forgetLayout()
+    const sentMs = performance.now()
     const commit = append(this.#writes, block, posting)
     commit.then(
-      () => this.#tell(block, posting),
+      () => this.#tell(block, posting, performance.now() - sentMs),
       () => {}, // whoever waits for the commit handles its failure
     )
     this.#lastCommit = commit
@@ -182,6 +186,7 @@ class ShardPoster implements Poster {
   async #takeTurn(requests: readonly Request[]): Promise<Result[]> {
     // This batch may come back from a block that failed, when others lead again: what it writes is not in their memory.
     this.#memory = undefined
+    let sentMs = 0
     const { head, layout, block, posting } = await this.#writes.begin(async (sql: Tx) => {
       const head = await lockHead(sql)
       const known = this.#layout
@@ -189,16 +194,18 @@ class ShardPoster implements Poster {
       const state = new Memory('unbounded')
       state.learn(await loadState(sql, state.wantedBy(requests, this.#contextOf(layout)), layout.hasCopies))
       const decided = this.#decide(state, requests, head, layout)
+      sentMs = performance.now()
       if (decided.block) await append(sql, decided.block, decided.posting)
       return { head, layout, ...decided }
     })
+    const commitMs = performance.now() - sentMs
     this.#layout = layout
     const isQuiet = this.#head?.number === head.number
     this.#quietTurns = isQuiet ? this.#quietTurns + 1 : 0
     this.#head = block ?? head
     if (posting.changes.isLayoutChanged) this.#forgetLayout()
     else if (this.#quietTurns >= QUIET_TURNS) this.#startToLead()
-    if (block) this.#tell(block, posting)
+    if (block) this.#tell(block, posting, commitMs)
     // The replay of its own first try, which was committed after all, is a request's decision.
     return posting.outcomes.map((outcome, i) =>
       typeof outcome === 'object' && outcome.status === 'replayed' && outcome.record.id === requests[i]?.id
@@ -228,9 +235,9 @@ class ShardPoster implements Poster {
   }
 
   /** The block is there, whatever a listener makes of it. */
-  #tell(block: Block, posting: Posting): void {
+  #tell(block: Block, posting: Posting, commitMs: number): void {
     try {
-      this.#options.onBlock?.(block, posting)
+      this.#options.onBlock?.(block, posting, commitMs)
     } catch (error) {
       this.#options.onTrouble?.(error)
     }

@@ -9,6 +9,7 @@ import { findTransaction, type HistoryEntry, listEntries, listEntriesAfter, type
 import { readHasStayed, readLayout, readLayoutBlock, type StoredLayout } from './sql/layout.ts'
 import { findHold, findRecord, findReversal, listExpiredHolds } from './sql/records.ts'
 import { type BegunSaga, findBegunSagas, findSagaEnd, listSagasInFlight, type SagaPlace } from './sql/sagas.ts'
+import { readVitals, type Vitals } from './sql/vitals.ts'
 import { findWallet, listWallets, type Wallet } from './sql/wallets.ts'
 
 /** A place in a list: how many, and after which one (`null` is from the newest). */
@@ -48,6 +49,8 @@ export type Reader = {
   layoutBlock(): Promise<number>
   /** Whether a slot that was on this shard by the map of an epoch has not begun to leave since. */
   hasStayed(slot: number, epoch: number): Promise<boolean>
+  /** How the shard is. */
+  vitals(): Promise<Vitals>
   /** @throws if the database does not answer */
   ping(): Promise<void>
 }
@@ -80,6 +83,7 @@ export function createReader(sql: Sql, shard: number): Reader {
     layout: () => readLayout(sql, shard),
     layoutBlock: () => readLayoutBlock(sql),
     hasStayed: (slot, epoch) => readHasStayed(sql, { shard, slot, epoch }),
+    vitals: () => readVitals(sql),
     async ping() {
       await sql`SELECT 1`
     },

@@ -42,6 +42,21 @@ export type PoolOptions = {
   postsBlocks?: boolean
 }
 
+/** How the connections of all pools of a name are used now; `waiting` is work that waits for one. */
+export type PoolUse = { readonly name: string; readonly idle: number; readonly used: number; readonly waiting: number }
+
+/** The pools of this process that are open. */
+const open = new Set<{ readonly name: string; readonly pool: pg.Pool }>()
+
+/** How the pools that are open in this process are used, by the names that they were given. */
+export function poolUse(): PoolUse[] {
+  return [...Map.groupBy(open, ({ name }) => name)].map(([name, pools]) => {
+    const sum = (count: (pool: pg.Pool) => number) => pools.reduce((total, { pool }) => total + count(pool), 0)
+    const idle = sum((pool) => pool.idleCount)
+    return { name, idle, used: sum((pool) => pool.totalCount) - idle, waiting: sum((pool) => pool.waitingCount) }
+  })
+}
+
 /** The connection could not be made, or broke: the fate of what was sent is unknown. */
 export class ConnectionLost extends Error {}
 
@@ -84,6 +99,8 @@ export function connect(url: string, options: PoolOptions): Sql {
     ...(answerMsMax === undefined ? {} : { query_timeout: answerMsMax }),
     types,
   })
+  const known = { name, pool }
+  open.add(known)
   // A connection that breaks while nobody waits on it is replaced by the next use; without listeners it would end the process.
   pool.on('error', () => {})
   pool.on('connect', (client) => client.on('error', () => {}))
@@ -117,6 +134,7 @@ export function connect(url: string, options: PoolOptions): Sql {
 
   let ending: Promise<void> | undefined
   function end({ timeout } = { timeout: END_SECONDS_MAX }): Promise<void> {
+    open.delete(known)
     ending ??= endWithin(pool, timeout * 1000)
     return ending
   }

@@ -1,9 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Block } from '../core/block.ts'
-import type { Posting } from '../core/post.ts'
 import { createReadGuard, type ReadGuard } from '../guard/readGuard.ts'
 import { type Batcher, createBatcher } from '../ledger/batcher.ts'
-import { createPoster } from '../ledger/poster.ts'
+import { createPoster, type OnBlock } from '../ledger/poster.ts'
 import { createReader, type Reader } from '../ledger/reader.ts'
 import { connect } from '../postgres/connect.ts'
 
@@ -23,7 +21,7 @@ export type ShardOptions = {
   url: string
   writer: string
   /** Told of each block that this node wrote, when it is committed. */
-  onBlock?: (block: Block, posting: Posting) => void
+  onBlock?: OnBlock
   /** Told about what went wrong while posting and was tried again. */
   onTrouble: (error: unknown) => void
 }

@@ -9,7 +9,6 @@ const PER_SECOND = 20
 let api: Api
 let isFull = false
 let asked: { tenantId: string; priority: Priority; weight: number }[] = []
-let shed: string[] = []
 const clock = { ms: 0 }
 
 beforeAll(async () => {
@@ -22,7 +21,6 @@ beforeAll(async () => {
         },
       },
       tenantRate: createTenantRate(PER_SECOND, () => clock.ms),
-      onShed: (reason) => shed.push(reason),
     },
   })
 })
@@ -30,7 +28,6 @@ afterAll(() => api.close())
 beforeEach(() => {
   isFull = false
   asked = []
-  shed = []
   clock.ms += 60_000
 })
 
@@ -49,7 +46,6 @@ test('a tenant over its rate gets 429 and is told when to come again; others go 
   expect(refused.status).toBe(429)
   expect(refused.headers).toMatchObject({ 'retry-after': '1', ratelimit: '"tenant";r=0;t=1' })
   expectProblem(await api.beta.get(path), 'not_found')
-  expect(shed).toEqual(['tenant_rate'])
   clock.ms += 1_000 / PER_SECOND
   expectProblem(await api.alpha.get(path), 'not_found')
 })
@@ -70,11 +66,10 @@ test('a full node answers 503 before it reads the body, and posts nothing', asyn
   const blocks = await api.blockCount()
   isFull = true
   const refused = await api.alpha.pay(from, to, 40, { key: 'full' })
-  expectProblem(refused, 'saturated')
+  expectProblem(refused, 'overloaded')
   expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0)
-  expectProblem(await api.alpha.call('POST', '/v1/transfers', undefined, { raw: '{ this is no JSON' }), 'saturated')
+  expectProblem(await api.alpha.call('POST', '/v1/transfers', undefined, { raw: '{ this is no JSON' }), 'overloaded')
   expect(await api.blockCount()).toBe(blocks)
-  expect(shed).toEqual(['event_loop', 'event_loop'])
   isFull = false
   expect((await api.alpha.pay(from, to, 40, { key: 'full' })).status).toBe(201)
 })

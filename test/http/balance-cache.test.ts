@@ -33,7 +33,7 @@ beforeAll(async () => {
   })
   const feed = createBlockFeed({ shards: () => router.shards })
   const webhookEndpoints = openEndpoints(api.url, { allowPrivate: false })
-  const app = await buildApp({ router, sagas, directory, webhookEndpoints, feed, balances, logLevel: 'silent' })
+  const app = await buildApp({ router, sagas, directory, webhookEndpoints, feed, balances })
   const over = ({ apiKey }: Client) =>
     clientOf(async ({ method, path, headers }) => {
       const answer = await app.inject({ method, url: path, headers })

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
 import { readConfig } from '../../src/config.ts'
 import { startNode } from '../../src/main.ts'
+import { openLog } from '../../src/observe/log.ts'
 import { connect } from '../../src/postgres/connect.ts'
 import { AUDIT_CONNECTIONS, connectionsOf, NODE_CONNECTIONS } from '../../src/postgres/nodeConnections.ts'
 import { newKey } from '../../src/tenants/directory.ts'
@@ -16,13 +17,13 @@ const TRANSFERS_EACH = 15
 test('a busy node keeps to the number of connections that is told of it, and uses most of them', async () => {
   const urls = [await emptyDatabase(), await emptyDatabase()]
   const ZEROSUM_DEMO_KEY = newKey()
-  const node = await startNode(
-    readConfig({
-      ...{ PORT: '0', ZEROSUM_SHARDS: urls.join(','), ZEROSUM_DEMO_KEY, ZEROSUM_DRAIN_MS: '0' },
-      ...{ ZEROSUM_CONSUMERS: 'cache,projections,webhooks', ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: 'true' },
-      ZEROSUM_LAG_MS_MAX: '60000',
-    }),
-  )
+  const config = readConfig({
+    ...{ PORT: '0', ZEROSUM_SHARDS: urls.join(','), ZEROSUM_DEMO_KEY, ZEROSUM_DRAIN_MS: '0' },
+    ZEROSUM_LOG: 'silent',
+    ...{ ZEROSUM_CONSUMERS: 'cache,projections,webhooks', ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: 'true' },
+    ZEROSUM_LAG_MS_MAX: '60000',
+  })
+  const node = await startNode(config, openLog(config.log))
   onTestFinished(() => node.stop())
   const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY })
   onTestFinished(() => agent.destroy())

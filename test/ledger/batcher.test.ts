@@ -53,6 +53,25 @@ describe('the batcher', () => {
     expect(await answer).toEqual(outcomeOf(request))
   })
 
+  it('tells how long the oldest has waited, of those that are not being posted', async () => {
+    const { batcher, posted } = openBatcher()
+    expect(batcher.oldestMs).toBe(0)
+    const first = batcher.submit(anyRequest())
+    await nextTurn()
+    expect(batcher.oldestMs).toBe(0)
+    const second = batcher.submit(anyRequest())
+    const submittedMs = performance.now()
+    while (performance.now() < submittedMs + 20) await nextTurn()
+    void batcher.submit(anyRequest())
+    expect(batcher.oldestMs).toBeGreaterThanOrEqual(20)
+    posted[0]?.end()
+    await first
+    await nextTurn()
+    expect(batcher.oldestMs).toBe(0)
+    posted[1]?.end()
+    await second
+  })
+
   it('posts what arrives together together, in order, and answers each its own', async () => {
     const { batcher, posted } = openBatcher()
     const asked = requests(5)

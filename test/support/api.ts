@@ -3,10 +3,9 @@ import { once } from 'node:events'
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
 import { verifyAll } from '../../src/audit/verification.ts'
-import type { Posting } from '../../src/core/post.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import type { Guards } from '../../src/http/admission.ts'
-import { buildApp } from '../../src/http/app.ts'
+import { type AppOptions, buildApp } from '../../src/http/app.ts'
 import type { StreamSettings } from '../../src/http/routes/events.ts'
 import type {
   BalanceBody,
@@ -18,6 +17,7 @@ import type {
   WalletBody,
 } from '../../src/http/schemas.ts'
 import type { ServerOptions } from '../../src/http/server.ts'
+import type { OnBlock } from '../../src/ledger/poster.ts'
 import { createBlockFeed } from '../../src/live/blockFeed.ts'
 import { type Feed, newsOf } from '../../src/live/feed.ts'
 import { connect } from '../../src/postgres/connect.ts'
@@ -189,6 +189,10 @@ export type ApiOptions = {
   projections?: Projections
   /** TLS, and what clients may ask for before they have sent a request. */
   server?: ServerOptions
+  /** Told of each block, beside the feed. */
+  onBlock?: OnBlock
+  /** Watches the app: its log, its calls, what it shows of itself. */
+  observed?: Pick<AppOptions, 'logger' | 'calls' | 'metrics'>
   /** Goes between the app and the database: the URL that the app gets. */
   appUrl?: (url: string) => string | Promise<string>
 }
@@ -198,6 +202,8 @@ export async function openApi({
   moreUrls = [],
   wrapRouter = (router) => router,
   appUrl,
+  onBlock: listener,
+  observed = {},
   sagaOptions = {},
   sagaWaitMs,
   openFeed = (shards) => createBlockFeed({ shards }),
@@ -212,7 +218,10 @@ export async function openApi({
   const usedUrls = [usedUrl, ...moreUrls]
   const { map } = await prepareShards(usedUrls)
   const feed = openFeed(() => router.shards)
-  const onBlock = (_block: unknown, posting: Posting) => feed.tell(newsOf(posting))
+  const onBlock: OnBlock = (block, posting, commitMs) => {
+    feed.tell(newsOf(posting))
+    listener?.(block, posting, commitMs)
+  }
   const shards = usedUrls.map((url, number) => openShard({ number, url, writer: 'test', onBlock, onTrouble: () => {} }))
   const router = wrapRouter(createRouter(shards, map))
   const sagas = createSagas({ router, onTrouble: () => {}, ...sagaOptions })
@@ -224,8 +233,8 @@ export async function openApi({
   }
   const webhookEndpoints = openEndpoints(usedUrl, webhookRules)
   const app = await buildApp({
-    ...{ router, sagas: waiting(sagas, sagaWaitMs), directory, webhookEndpoints, logLevel: 'silent', audits },
-    ...{ feed, guards, ...(streams && { streams }), ...(projections && { projections }), ...server },
+    ...{ router, sagas: waiting(sagas, sagaWaitMs), directory, webhookEndpoints, audits },
+    ...{ feed, guards, ...(streams && { streams }), ...(projections && { projections }), ...server, ...observed },
   })
   const sql = connect(url, { max: 1, role: null, name: 'test' })
   const send: Send = async ({ method, path, headers, body }) => {

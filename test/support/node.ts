@@ -5,6 +5,7 @@ import { Agent, request } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import type { Config } from '../../src/config.ts'
 import type { Received, Send, Sent } from './api.ts'
 
 const CLI = fileURLToPath(new URL('../../src/cli.ts', import.meta.url))
@@ -48,6 +49,8 @@ export type NodeSettings = {
   env?: Readonly<Record<string, string>>
   /** OpenTelemetry's variables, `OTEL_…`. */
   otel?: Readonly<Record<string, string>>
+  /** How it logs; only what went wrong, as text, if nothing is said. */
+  log?: Partial<Config['log']>
 }
 
 const running = new Set<ChildProcess>()
@@ -155,6 +158,7 @@ function spawnCli(
     redisUrl,
     otel,
     env = {},
+    log = {},
     ...times
   }: NodeSettings,
 ): ChildProcess {
@@ -166,6 +170,7 @@ function spawnCli(
       // The machine may be busy with other tests: a node that gets no time would refuse what is asked.
       ZEROSUM_LAG_MS_MAX: '60000',
       ...{ ZEROSUM_DRAIN_MS: `${times.drainMs ?? 0}`, ZEROSUM_START_WAIT_MS: `${times.startWaitMs ?? 1_000}` },
+      ...{ ZEROSUM_LOG: log.form ?? 'pretty', ZEROSUM_LOG_LEVEL: log.level ?? 'warn' },
       ...(databaseUrl === undefined ? {} : { ZEROSUM_SHARDS: databaseUrl }),
       ...(demoKey === undefined ? {} : { ZEROSUM_DEMO_KEY: demoKey }),
       ...(dataDir === undefined ? {} : { ZEROSUM_DATA_DIR: dataDir }),

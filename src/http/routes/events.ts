@@ -54,7 +54,7 @@ export function eventRoutes(
     app.get(
       '/wallets/:id/events',
       {
-        config: { scope: 'wallets:read' },
+        config: { scope: 'wallets:read', isStream: true },
         exposeHeadRoute: false,
         schema: {
           tags: ['wallets'],

@@ -211,7 +211,7 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
         return { status: statusOf(made, 201), replayed, transfer: transferView(made) }
       } catch (error) {
         if (!(error instanceof ZerosumError)) {
-          request.log.error({ err: error, correlationId: request.id }, 'an item of a batch failed unexpectedly')
+          request.log.error({ err: error }, 'an item of a batch failed unexpectedly')
         }
         const problem = problemOf(error instanceof ZerosumError ? error : new ZerosumError('internal_error'), request)
         return { status: problem.status, replayed, problem }
