@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util'
+import { benchAsync } from './async.ts'
 import { benchBalanceReads } from './balanceReads.ts'
 import { benchCrossShard } from './crossShard.ts'
 import { benchHttp } from './http.ts'
@@ -10,7 +11,7 @@ const { positionals, values } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
     accounts: { type: 'string', default: '100000' },
-    transfers: { type: 'string', default: '200000' },
+    transfers: { type: 'string' },
     seconds: { type: 'string', default: '20' },
     seed: { type: 'string', default: '1' },
     svg: { type: 'string' },
@@ -20,7 +21,7 @@ const { positionals, values } = parseArgs({
 const options = {
   json: values.json,
   accounts: Number(values.accounts),
-  transfers: Number(values.transfers),
+  transfers: Number(values.transfers ?? (positionals[0] === 'async' ? 100_000 : 200_000)),
   seconds: Number(values.seconds),
   seed: Number(values.seed),
   svg: values.svg,
@@ -29,6 +30,9 @@ const options = {
 switch (positionals[0]) {
   case 'posting':
     await benchPosting(options)
+    break
+  case 'async':
+    await benchAsync(options)
     break
   case 'http':
     await benchHttp(options)
@@ -44,7 +48,7 @@ switch (positionals[0]) {
     break
   default:
     console.error(
-      'usage: npm run bench -- posting|http|cross-shard|balance-reads|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--json]',
+      'usage: npm run bench -- posting|async|http|cross-shard|balance-reads|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--json]',
     )
     process.exitCode = 2
 }

@@ -60,6 +60,17 @@ CREATE INDEX arrivals_of_account ON public.arrivals USING btree (account_id, seq
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.arrivals FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER arrive AFTER INSERT ON public.arrivals REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION arrive();
 
+CREATE TABLE async_ends (
+  id uuid NOT NULL,
+  tenant_id uuid NOT NULL,
+  kind text NOT NULL,
+  payload text NOT NULL,
+  record_id uuid,
+  time_us bigint NOT NULL,
+  CONSTRAINT async_ends_kind_check CHECK ((kind = ANY (ARRAY['transfer'::text, 'top-up'::text, 'withdrawal'::text, 'reversal'::text]))),
+  CONSTRAINT async_ends_pkey PRIMARY KEY (id)
+);
+
 CREATE TABLE block_readers (
   reader text NOT NULL,
   block bigint NOT NULL DEFAULT 0,
@@ -238,6 +249,21 @@ CREATE TABLE moved_requests (
 CREATE INDEX moved_requests_idempotency ON public.moved_requests USING btree (tenant_id, scope, key);
 CREATE INDEX moved_requests_target ON public.moved_requests USING btree (target) WHERE (target IS NOT NULL);
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.moved_requests FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE TABLE queued_requests (
+  id uuid NOT NULL,
+  message text NOT NULL,
+  due_us bigint NOT NULL,
+  attempts integer NOT NULL DEFAULT 0,
+  first_ms bigint,
+  reason text,
+  dead_us bigint,
+  CONSTRAINT queued_requests_attempts_check CHECK ((attempts >= 0)),
+  CONSTRAINT queued_requests_dead_for_a_reason CHECK (((dead_us IS NULL) OR (reason IS NOT NULL))),
+  CONSTRAINT queued_requests_pkey PRIMARY KEY (id)
+);
+CREATE INDEX queued_requests_dead ON public.queued_requests USING btree (dead_us) WHERE (dead_us IS NOT NULL);
+CREATE INDEX queued_requests_due ON public.queued_requests USING btree (due_us) WHERE (dead_us IS NULL);
 
 CREATE TABLE request_traces (
   block bigint NOT NULL,
@@ -997,6 +1023,7 @@ GRANT DELETE, INSERT, SELECT ON TABLE verifications TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_attempts TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_events TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_requests TO zerosum_app;
+GRANT DELETE, INSERT, SELECT, UPDATE (attempts), UPDATE (dead_us), UPDATE (due_us), UPDATE (first_ms), UPDATE (reason) ON TABLE queued_requests TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (attempts), UPDATE (delivered_us), UPDATE (due_us), UPDATE (is_taken), UPDATE (status), UPDATE (touched_us), UPDATE (tries) ON TABLE webhook_deliveries TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (block), UPDATE (index), UPDATE (partitions) ON TABLE consumer_marks TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (deleted_us), UPDATE (description), UPDATE (disabled_reason), UPDATE (disabled_us), UPDATE (event_types), UPDATE (failing_since_us), UPDATE (previous_secrets), UPDATE (resting_until_us), UPDATE (secret), UPDATE (secret_since_us), UPDATE (slow_until_us), UPDATE (url) ON TABLE webhook_endpoints TO zerosum_app;
@@ -1008,6 +1035,7 @@ GRANT EXECUTE ON FUNCTION record_position TO zerosum_app;
 GRANT EXECUTE ON FUNCTION rewind_reader TO zerosum_app;
 GRANT EXECUTE ON FUNCTION slot_of TO PUBLIC;
 GRANT EXECUTE ON FUNCTION take_lease TO zerosum_app;
+GRANT INSERT, SELECT ON TABLE async_ends TO zerosum_app;
 GRANT INSERT, SELECT ON TABLE tenants TO zerosum_app;
 GRANT INSERT, SELECT, TRUNCATE ON TABLE wallet_activity TO zerosum_app;
 GRANT INSERT, SELECT, TRUNCATE, UPDATE (amount), UPDATE (number) ON TABLE daily_totals TO zerosum_app;

@@ -1,5 +1,7 @@
 #!/usr/bin/env node
 import { constants } from 'node:os'
+import { runDlq } from './async/command.ts'
+import { openQueue } from './async/start.ts'
 import { createPools } from './bus/pools.ts'
 import { alignWithChains, NodesRunning } from './bus/restored.ts'
 import { flushCache } from './cache/command.ts'
@@ -32,6 +34,8 @@ const USAGE = `usage: zerosum COMMAND
                             make activity feeds and daily totals again; from a later block of every shard: fetch what they lack
   cache flush               forget what is in Redis of this installation
   restored                  after a database was restored from a backup, before nodes start: docs/operations/restore.md
+  dlq list [--json]         requests that were accepted with "Prefer: respond-async" and could not be posted, with the reason
+  dlq retry ID… | --all     have them posted again
   keys create TENANT [SCOPE …]  make an API key (and the tenant, if it is new); scopes: ${SCOPES.join(' ')}
   keys create TENANT --certificate NAME [SCOPE …]
                             let clients with that certificate work for the tenant; NAME: URI:… DNS:… or CN:… (docs/security.md)
@@ -180,6 +184,23 @@ async function replay([what, ...options]: string[]): Promise<number | undefined>
   }
 }
 
+/** @returns `undefined` if that is not how it is called */
+async function dlq(args: string[]): Promise<number | undefined> {
+  const config = readConfig()
+  const databases = await shareDatabases(config)
+  const queue = openQueue({
+    ...{ brokers: config.kafkaBrokers, partitions: config.kafkaPartitions, onTrouble: console.error },
+    security: config.kafkaSecurity,
+    ...{ shards: () => databases.urls.map((_, shard) => shard), urlOf: databases.urlOf, shardOf: () => 0 },
+  })
+  try {
+    return await runDlq(queue, args)
+  } finally {
+    await queue.close()
+    await databases.close()
+  }
+}
+
 async function flush(): Promise<number> {
   const config = readConfig()
   const databases = await shareDatabases(config)
@@ -229,6 +250,8 @@ async function run([command, ...args]: string[]): Promise<number> {
       return args.length === 0 ? await restored() : usage()
     case 'cache':
       return args.join(' ') === 'flush' ? await flush() : usage()
+    case 'dlq':
+      return (await dlq(args)) ?? usage()
     case 'keys':
       if (args[0] === 'create') return await createKey(args.slice(1))
       break

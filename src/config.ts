@@ -52,10 +52,10 @@ export type Config = {
 }
 
 /** The consumer groups that there are. */
-export const CONSUMERS = ['cache', 'projections', 'webhooks'] as const
+export const CONSUMERS = ['cache', 'posting', 'projections', 'webhooks'] as const
 export type Consumer = (typeof CONSUMERS)[number]
 /** Projections cost a busy node some of what it could post: who wants them asks for them. */
-const DEFAULT_CONSUMERS = 'cache,webhooks'
+const DEFAULT_CONSUMERS = 'cache,posting,webhooks'
 
 /** Of this program. */
 export const VERSION: string = packageJson.version

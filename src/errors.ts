@@ -149,6 +149,11 @@ export const PROBLEMS = {
     title: 'It is not known up to when this would be true',
     advice: 'Retry after the time given. If it stays, an operator can see why: detail says more.',
   },
+  queue_unavailable: {
+    status: 503,
+    title: 'The queue of requests cannot be reached',
+    advice: 'Retry after the time given with the same key: what was accepted is not posted twice.',
+  },
   moving: {
     status: 503,
     title: 'What this is about is being moved to another database',

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Server as TlsServer } from 'node:tls'
 import { CircuitState } from 'cockatiel'
+import { openQueue, startAsync } from './async/start.ts'
 import { startAudits } from './audit/background.ts'
 import { BACKGROUND_CONNECTIONS, createPools } from './bus/pools.ts'
 import { type Balances, createBalances } from './cache/balances.ts'
@@ -276,7 +277,20 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
       isBusy: () => router.shards.some(({ batcher }) => batcher.depth > 0),
       onTrouble: (error) => trouble('events could not be passed on and will be', error),
     })
+
+    const onAsyncTrouble = (error: unknown) => trouble('requests wait longer to be posted', error)
+    const queue = openQueue({
+      ...{ brokers: config.kafkaBrokers, security: config.kafkaSecurity, partitions: config.kafkaPartitions },
+      ...{ shards: () => router.shards.map(({ number }) => number), urlOf: databases.urlOf, shardOf: router.shardOf },
+      onTrouble: onAsyncTrouble,
+    })
+    const async = startAsync({
+      ...{ queue, router, sagas, directory, sql: first, onTrouble: onAsyncTrouble, onCount: metrics.asynchronous },
+      works: config.consumers.includes('posting'),
+    })
+    // Together: each may wait for brokers that are away.
     stopping.add('answers', 'consumer groups', () => consumers.stop())
+    stopping.add('answers', 'asynchronous posting', () => async.stop())
     const projections = openProjections({ sql: first, progress: () => consumers.progress(PROJECTIONS) })
     const watching = lookAround({
       ...{ metrics, shards: () => router.shards, lag: consumers.lag, lastAudit: audits.last },
@@ -294,7 +308,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     const leaving = new AbortController()
     const app = await buildApp({
       stopping: leaving.signal,
-      ...{ router, sagas, directory, webhookEndpoints, feed, audits, projections, tls, limits },
+      ...{ router, sagas, directory, webhookEndpoints, feed, audits, projections, tls, limits, later: async.later },
       ...{
         guards: { shedding, tenantRate },
         logger,

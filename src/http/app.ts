@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import swagger, { type SwaggerTransform } from '@fastify/swagger'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import type { Later } from '../async/start.ts'
 import type { Audits } from '../audit/background.ts'
 import type { Balances } from '../cache/balances.ts'
 import { ZerosumError } from '../errors.ts'
@@ -42,6 +43,8 @@ export type AppOptions = Ledger &
     audits?: Pick<Audits, 'last'>
     /** Balances by way of a cache, if there is one. */
     balances?: Balances
+    /** Takes requests in that are posted later, if that is possible. */
+    later?: Later
     /** What refuses too much, if anything does. */
     guards?: Guards
     /** What is shown of the projections; without it their routes say that nobody makes them. */
@@ -69,6 +72,7 @@ export async function buildApp({
   streams,
   audits,
   balances,
+  later,
   guards = {},
   projections,
   tls,
@@ -135,7 +139,7 @@ export async function buildApp({
       admitRequests(v1, guards)
       await v1.register(walletRoutes({ router, sagas }, balances))
       await v1.register(eventRoutes(router, feed, streams))
-      await v1.register(transferRoutes({ router, sagas }))
+      await v1.register(transferRoutes({ router, sagas }, later))
       await v1.register(holdRoutes({ router, sagas }))
       await v1.register(ledgerRoutes(router, audits))
       await v1.register(projectionRoutes(router, projections))
@@ -148,8 +152,8 @@ export async function buildApp({
 
 /** In the document the key is required where it is; the check itself is `idempotencyKey`'s, which has a code of its own. */
 const requireIdempotencyKey: SwaggerTransform = ({ schema, url, route }) => {
-  const headers = schema?.headers as object | undefined
-  const isRequired = headers && route.method === 'POST'
+  const headers = schema?.headers as { properties?: object } | undefined
+  const isRequired = route.method === 'POST' && 'idempotency-key' in (headers?.properties ?? {})
   return { url, schema: isRequired ? { ...schema, headers: { ...headers, required: ['idempotency-key'] } } : schema }
 }
 

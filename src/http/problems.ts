@@ -30,6 +30,7 @@ const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = {
   too_many_streams: 5,
   streams_exhausted: 5,
   projections_unavailable: 5,
+  queue_unavailable: 2,
   moving: 2,
   ledger_unavailable: 2,
 }

@@ -93,6 +93,16 @@ export const IdempotencyHeaders = Type.Object({
   ),
 })
 
+export const LaterHeaders = Type.Object({
+  ...IdempotencyHeaders.properties,
+  prefer: Type.Optional(
+    Type.String({
+      description:
+        '`respond-async`: it is kept safe, answered with 202 and posted later; look at Location. The same key and body get the same answer.',
+    }),
+  ),
+})
+
 export const WalletBody = Type.Object({
   id: Type.String(),
   holderId: Type.String(),
@@ -138,7 +148,7 @@ const LegBody = Type.Object({
   currency: Type.String(),
 })
 
-export const TransferBody = Type.Object({
+const TransferFields = {
   id: Type.String(),
   from: Nullable<string>('string'),
   to: Nullable<string>('string'),
@@ -156,7 +166,18 @@ export const TransferBody = Type.Object({
   completedAt: Nullable<string>('string'),
   reversedBy: Type.Optional(Type.String()),
   refusal: Type.Optional(Type.String()),
+}
+export const TransferBody = Type.Object(TransferFields)
+/** A transfer that is not over. */
+export const UnfinishedTransferBody = Type.Object({
+  ...TransferFields,
+  createdAt: Type.Unsafe<string | null>({
+    type: ['string', 'null'],
+    description: 'null while it waits to be posted (`Prefer: respond-async`).',
+  }),
 })
+/** What is known of a transfer that waits to be posted: that it was not yet. */
+export const WaitingTransferBody = Type.Object({ id: Type.String(), status: Type.Literal('pending') })
 
 export const HoldBody = Type.Object({
   id: Type.String(),

@@ -1,7 +1,9 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { QueueSaturated, QueueUnavailable } from '../async/requestQueue.ts'
+import type { Later } from '../async/start.ts'
 import { formatId } from '../core/ids.ts'
 import type { Kind, Request, RequestRecord } from '../core/request.ts'
-import { ZerosumError } from '../errors.ts'
+import { type ErrorCode, ZerosumError } from '../errors.ts'
 import { QueueFull } from '../ledger/batcher.ts'
 import { LedgerUnavailable, RequestUndecided } from '../ledger/poster.ts'
 import type { SagaEnd } from '../saga/runner.ts'
@@ -10,6 +12,26 @@ import type { Router } from '../shards/router.ts'
 
 /** What routes work on: where things are read, and by whom requests are posted. */
 export type Ledger = { readonly router: Router; readonly sagas: Sagas }
+
+/** Takes a request in, to be posted later. @throws ZerosumError: saturated, queue_unavailable */
+export async function acceptLater(later: Later, request: Request): Promise<void> {
+  try {
+    await within(later.accept(request), 'queue_unavailable')
+  } catch (error) {
+    if (error instanceof QueueSaturated) throw new ZerosumError('saturated')
+    if (error instanceof QueueUnavailable) throw new ZerosumError('queue_unavailable')
+    throw error
+  }
+}
+
+/** What comes of it, if it comes within the time that a caller waits. @throws ZerosumError with that code if not */
+async function within<T>(work: Promise<T>, code: ErrorCode): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const deadline = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new ZerosumError(code)), ANSWER_MS_MAX)
+  })
+  return await Promise.race([work, deadline]).finally(() => clearTimeout(timer))
+}
 
 /** How long a caller waits for a block before it is told to ask again. The posting goes on. */
 const ANSWER_MS_MAX = 10_000
@@ -31,20 +53,14 @@ export type Accepted = { readonly record: RequestRecord; readonly end?: SagaEnd 
  * @throws ZerosumError: saturated, ledger_unavailable, request_in_flight, moving
  */
 export async function submit(sagas: Sagas, request: Request): Promise<Settled> {
-  let timer: NodeJS.Timeout | undefined
-  const deadline = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new ZerosumError('request_in_flight')), ANSWER_MS_MAX)
-  })
   try {
-    return await Promise.race([sagas.submit(request, SAGA_MS_MAX), deadline])
+    return await within(sagas.submit(request, SAGA_MS_MAX), 'request_in_flight')
   } catch (error) {
     if (error instanceof QueueFull) throw new ZerosumError('saturated', undefined, {})
     if (error instanceof LedgerUnavailable) throw new ZerosumError('ledger_unavailable')
     if (error instanceof RequestUndecided)
       throw new ZerosumError(error.why === 'moving' ? 'moving' : 'request_in_flight')
     throw error
-  } finally {
-    clearTimeout(timer)
   }
 }
 

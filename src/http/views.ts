@@ -1,10 +1,11 @@
 import type { Static } from 'typebox'
+import type { AsyncEnd } from '../async/ends.ts'
 import type { Source } from '../cache/balances.ts'
 import { limitsJson } from '../core/account.ts'
 import type { BlockHeader } from '../core/block.ts'
 import type { Hold } from '../core/hold.ts'
 import { formatId } from '../core/ids.ts'
-import type { Payload, RequestRecord } from '../core/request.ts'
+import type { Payload, Request, RequestRecord } from '../core/request.ts'
 import { formatTime } from '../core/time.ts'
 import { type Movement, recordedMovements } from '../core/transfer.ts'
 import type { Balance } from '../ledger/sql/balances.ts'
@@ -20,6 +21,7 @@ import type {
   HoldBody,
   LoggedWebhookDeliveryBody,
   TransferBody,
+  UnfinishedTransferBody,
   WalletBody,
   WebhookDeliveryBody,
   WebhookEndpointBody,
@@ -125,6 +127,22 @@ export function transferView({ record, end }: Accepted, reversedBy?: string): St
     ...(reversedBy === undefined ? {} : { reversedBy: formatId('trf', reversedBy) }),
     ...(refusal === null ? {} : { refusal }),
   }
+}
+
+/** A request that was accepted to be posted later, as it will be a transfer: made of the request alone, so asking again gives the same. */
+export function laterTransferView({
+  id,
+  tenantId,
+  operation,
+  payload,
+}: Request): Static<typeof UnfinishedTransferBody> {
+  const record = { id, tenantId, kind: operation.kind, payload, refusal: null, result: null, timeUs: 0 }
+  return { ...transferView({ record, end: 'pending' }), createdAt: null }
+}
+
+/** One whose key turned out to belong to another request. */
+export function reusedTransferView({ recordId: _, ...request }: AsyncEnd): Static<typeof TransferBody> {
+  return transferView({ record: { ...request, refusal: 'idempotency_key_reused', result: null } })
 }
 
 function movementView({ from, to, amount, currency }: Movement) {

@@ -24,6 +24,11 @@ export type Sagas = {
    * is not known
    */
   submit(request: Request, waitMsMax: number): Promise<Settled>
+  /**
+   * Posts a request likewise, and waits for no saga: the one that it begins goes on.
+   * @param waitMsMax so long it waits for what the request depends on
+   */
+  decide(request: Request, waitMsMax: number): Promise<Outcome>
   /** How many sagas this node is working on. */
   readonly inFlight: number
   /** Stops working on sagas, where they stand: any node takes them up. Nothing should be submitted meanwhile. */
@@ -114,6 +119,12 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
     }
   }
 
+  async function postIfRoom(request: Request, deadlineMs: number): Promise<Outcome> {
+    const full = othersOf(request, router).find((shard) => (waitingFor.get(shard) ?? 0) >= IN_FLIGHT_MAX)
+    if (full !== undefined) throw new QueueFull(`${IN_FLIGHT_MAX} sagas are waiting for shard ${full} already`)
+    return await post(request, deadlineMs)
+  }
+
   const recovery = startRecovery({
     onShard: (start) => router.onShard(({ reader }) => start(reader)),
     isRunning: (id) => running.has(id),
@@ -124,13 +135,10 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
 
   return {
     async submit(request, waitMsMax) {
-      const full = othersOf(request, router).find((shard) => (waitingFor.get(shard) ?? 0) >= IN_FLIGHT_MAX)
-      if (full !== undefined) throw new QueueFull(`${IN_FLIGHT_MAX} sagas are waiting for shard ${full} already`)
       const deadlineMs = Date.now() + waitMsMax
-      const outcome = await post(request, deadlineMs)
+      const outcome = await postIfRoom(request, deadlineMs)
       const { status, record } = outcome
-      if (status === 'key_reused' || record.refusal !== null) return outcome
-      const saga = begunSaga(record.tenantId, record.result)
+      const saga = sagaOf(outcome)
       if (!saga) return outcome
       const ended =
         status === 'replayed'
@@ -139,6 +147,13 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
       if (ended) return { ...outcome, end: endOf(ended) }
       const begunMs = status === 'decided' ? Date.now() : record.timeUs / 1000
       return { ...outcome, end: await within(see(saga, begunMs + giveUpMs), deadlineMs) }
+    },
+    async decide(request, waitMsMax) {
+      const outcome = await postIfRoom(request, Date.now() + waitMsMax)
+      // One that began before is seen through by whoever began it, or by recovery.
+      const saga = outcome.status === 'decided' ? sagaOf(outcome) : undefined
+      if (saga) see(saga, Date.now() + giveUpMs).catch(() => {}) // that was told
+      return outcome
     },
     get inFlight() {
       return running.size
@@ -164,6 +179,11 @@ function runTraced(saga: Saga, more: Attributes, options: RunOptions): ReturnTyp
     )
     .finally(() => span.end())
   return run
+}
+
+/** The saga that an accepted request began. */
+function sagaOf({ status, record }: Outcome): Saga | undefined {
+  return status === 'key_reused' || record.refusal !== null ? undefined : begunSaga(record.tenantId, record.result)
 }
 
 /** The slot of one of the saga's wallets on that shard, for the id of a step. */

@@ -28,6 +28,8 @@ export type Directory = {
   authenticateCertificate(name: string): Promise<Principal | undefined>
   /** The tenant of that name, made if there is none. */
   ensureTenant(name: string): Promise<string>
+  /** Whether there is a tenant with this id. Who was found once is remembered. */
+  hasTenant(id: string): Promise<boolean>
   /** Makes a key known; a second time has no effect. */
   addKey(tenantId: string, key: string, scopes: readonly Scope[]): Promise<void>
   /** Lets whoever has a certificate of that name work for a tenant. @returns false if it is somebody's already, or was: nothing has changed then */
@@ -64,6 +66,7 @@ export function createDirectory(place: string | Sql): Directory {
   // Unknown keys are remembered too, so that guessing does not reach the database.
   const keys = new LRUCache<string, Known>({ max: KEYS_MAX })
   const lookUps = new Map<string, LookUp>()
+  const tenants = new LRUCache<string, Promise<boolean>>({ max: KEYS_MAX })
 
   async function read(keyHash: string): Promise<Principal | undefined> {
     const [row] = await sql<{ tenant_id: string; scopes: Scope[] }[]>`
@@ -118,6 +121,19 @@ export function createDirectory(place: string | Sql): Directory {
       const [row] = await sql<{ id: string }[]>`SELECT id FROM tenants WHERE name = ${name}`
       if (!row) throw new Error(`tenant ${name} vanished while it was made`)
       return row.id
+    },
+    async hasTenant(id) {
+      const known = tenants.get(id)
+      if (known) return await known
+      const found = sql`SELECT FROM tenants WHERE id = ${id}`.then(({ length }) => length > 0)
+      tenants.set(id, found)
+      // Only who is there is there for good.
+      const isThere = await found.catch((error) => {
+        tenants.delete(id)
+        throw error
+      })
+      if (!isThere) tenants.delete(id)
+      return isThere
     },
     async addKey(tenantId, key, scopes) {
       await add(hashOf(key), tenantId, key.slice(-4), scopes)

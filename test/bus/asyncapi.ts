@@ -33,6 +33,10 @@ export function faultsOf(event: LedgerEvent): string[] {
   ]
 }
 
+/** What it has against a request in the queue. */
+export const requestFaultsOf = (text: string): string[] =>
+  against('#/components/schemas/transferRequest', JSON.parse(text))
+
 function against(reference: string, value: unknown): string[] {
   const validate = ajv.getSchema(`asyncapi${reference}`)
   if (!validate) return [`no schema ${reference}`]

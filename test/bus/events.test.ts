@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { DEAD, REQUESTS, RETRY } from '../../src/async/kafkaQueue.ts'
 import {
   ENTRIES,
   type EntryData,
@@ -83,7 +84,7 @@ class World {
 }
 
 test('the topics are those that docs/asyncapi.yaml names', () => {
-  expect(Object.values(DOCUMENT.channels).map(({ address }) => address)).toEqual([...TOPICS])
+  expect(Object.values(DOCUMENT.channels).map(({ address }) => address)).toEqual([...TOPICS, REQUESTS, RETRY, DEAD])
 })
 
 const transactionsOf = (events: readonly LedgerEvent[]) =>

@@ -729,7 +729,9 @@ describe('the role of the application', () => {
     expect(Object.fromEntries(writable.map(({ name, privileges }) => [name, privileges]))).toEqual({
       tenants: 'INSERT SELECT',
       verifications: 'DELETE INSERT SELECT',
+      async_ends: 'INSERT SELECT',
       consumer_marks: 'DELETE INSERT SELECT',
+      queued_requests: 'DELETE INSERT SELECT',
       request_traces: 'DELETE INSERT SELECT',
       webhook_attempts: 'DELETE INSERT SELECT',
       webhook_backlogs: 'INSERT SELECT',
@@ -761,6 +763,7 @@ describe('the role of the application', () => {
         'daily_totals.amount',
         'daily_totals.number',
         ...[...ofEndpoints, ...stateOfEndpoints].map((name) => `webhook_endpoints.${name}`),
+        ...['due_us', 'attempts', 'first_ms', 'reason', 'dead_us'].map((name) => `queued_requests.${name}`),
         ...ofDeliveries.map((name) => `webhook_deliveries.${name}`),
         ...ofBacklogs.map((name) => `webhook_backlogs.${name}`),
       ].sort(),

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
+import { openQueue, startAsync } from '../../src/async/start.ts'
 import { verifyAll } from '../../src/audit/verification.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import type { Guards } from '../../src/http/admission.ts'
@@ -193,6 +194,8 @@ export type ApiOptions = {
   onBlock?: OnBlock
   /** Watches the app: its log, its calls, what it shows of itself. */
   observed?: Pick<AppOptions, 'logger' | 'calls' | 'metrics'>
+  /** Whether it takes requests in that are posted later, into the shards' own queues or into Kafka; and whether it posts them too. */
+  async?: { works: boolean; brokers?: readonly string[] }
   /** Goes between the app and the database: the URL that the app gets. */
   appUrl?: (url: string) => string | Promise<string>
 }
@@ -211,6 +214,7 @@ export async function openApi({
   guards = {},
   projections,
   server = {},
+  async: asyncSettings,
   webhookRules = { allowPrivate: false, resolve: async () => ['93.184.215.14'] },
 }: ApiOptions = {}): Promise<Api> {
   const url = given ?? (await migratedDatabase())
@@ -232,7 +236,21 @@ export async function openApi({
     last: async () => ({ verification: await verifyAll(usedUrls), finishedUs: Date.now() * 1000, tookMs: 1 }),
   }
   const webhookEndpoints = openEndpoints(usedUrl, webhookRules)
+  const onTrouble = () => {}
+  const queueOf = (brokers: readonly string[]) =>
+    openQueue({
+      ...{ brokers, partitions: 4, shards: () => usedUrls.map((_, shard) => shard), urlOf: (shard) => usedUrls[shard] },
+      ...{ shardOf: router.shardOf, onTrouble },
+    })
+  const asyncSql = connect(usedUrl, { max: 2, name: 'test async' })
+  const async =
+    asyncSettings &&
+    startAsync({
+      ...{ queue: queueOf(asyncSettings.brokers ?? []), works: asyncSettings.works },
+      ...{ router, sagas, directory, sql: asyncSql, onTrouble },
+    })
   const app = await buildApp({
+    ...(async ? { later: async.later } : {}),
     ...{ router, sagas: waiting(sagas, sagaWaitMs), directory, webhookEndpoints, audits },
     ...{ feed, guards, ...(streams && { streams }), ...(projections && { projections }), ...server, ...observed },
   })
@@ -276,6 +294,7 @@ export async function openApi({
     query: async <Row extends object>(text: string) => [...(await sql.unsafe<Row[]>(text))],
     async close() {
       await app.close()
+      await async?.stop()
       await feed.close()
       await stopExpiry()
       await sagas.close()
@@ -284,6 +303,7 @@ export async function openApi({
         webhookEndpoints.close(),
         ...shards.map((shard) => shard.close()),
         sql.end({ timeout: 5 }),
+        asyncSql.end({ timeout: 5 }),
       ])
     },
   }

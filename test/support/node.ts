@@ -51,6 +51,8 @@ export type NodeSettings = {
   otel?: Readonly<Record<string, string>>
   /** How it logs; only what went wrong, as text, if nothing is said. */
   log?: Partial<Config['log']>
+  /** The consumer groups that it works for, as ZEROSUM_CONSUMERS has them. */
+  consumers?: string
 }
 
 const running = new Set<ChildProcess>()
@@ -156,6 +158,7 @@ function spawnCli(
     webhooksAllowPrivate,
     kafkaBrokers,
     redisUrl,
+    consumers,
     otel,
     env = {},
     log = {},
@@ -176,6 +179,7 @@ function spawnCli(
       ...(dataDir === undefined ? {} : { ZEROSUM_DATA_DIR: dataDir }),
       ...(webhooksAllowPrivate === undefined ? {} : { ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: `${webhooksAllowPrivate}` }),
       ...(kafkaBrokers === undefined ? {} : { KAFKA_BROKERS: kafkaBrokers }),
+      ...(consumers === undefined ? {} : { ZEROSUM_CONSUMERS: consumers }),
       ...(redisUrl === undefined ? {} : { REDIS_URL: redisUrl }),
       ...otel,
       ...env,

@@ -1,6 +1,8 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import Type, { type Static } from 'typebox'
+import { type LaterOperation, laterRequest } from '../../async/message.ts'
+import type { Later } from '../../async/start.ts'
 import { parseId, slotOfId } from '../../core/ids.ts'
 import type { Leg } from '../../core/leg.ts'
 import { type Operation, type Remarks, type Request, requestOf } from '../../core/request.ts'
@@ -9,21 +11,24 @@ import { ZerosumError } from '../../errors.ts'
 import { endOf } from '../../saga/runner.ts'
 import { newId } from '../../shards/newId.ts'
 import { allowNoBody } from '../body.ts'
+import { appliedAsync, prefersAsync } from '../prefer.ts'
 import { type Problem, problemOf } from '../problems.ts'
 import {
   Amount,
   Currency,
   Id,
-  IdempotencyHeaders,
+  LaterHeaders,
   Metadata,
   ProblemBody,
   Problems,
   Text,
   Time,
   TransferBody,
+  UnfinishedTransferBody,
+  WaitingTransferBody,
 } from '../schemas.ts'
-import { accepted, idempotencyKey, type Ledger, post, statusOf, submit } from '../submit.ts'
-import { transferView } from '../views.ts'
+import { accepted, acceptLater, idempotencyKey, type Ledger, post, statusOf, submit } from '../submit.ts'
+import { laterTransferView, reusedTransferView, transferView } from '../views.ts'
 
 const LegFields = { from: Id('wal'), to: Id('wal'), amount: Amount, currency: Currency }
 const RemarkFields = {
@@ -56,8 +61,14 @@ const Item = Type.Object(
 
 const BATCH_BYTES_MAX = 4 * 1024 * 1024
 
-/** Transfers, top-ups and withdrawals: what moves money at once. */
-export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTypebox {
+/** When it makes sense to look at what waits to be posted. */
+const LOOK_AGAIN_SECONDS = 1
+
+/**
+ * Transfers, top-ups and withdrawals: what moves money at once.
+ * @param later for callers who would rather not wait; without it they do
+ */
+export function transferRoutes({ router, sagas }: Ledger, later?: Later): FastifyPluginAsyncTypebox {
   return async (app) => {
     app.post(
       '/top-ups',
@@ -66,12 +77,12 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
         schema: {
           tags: ['transfers'],
           summary: 'Bring money into a wallet from outside',
-          headers: IdempotencyHeaders,
+          headers: LaterHeaders,
           body: Type.Object(
             { walletId: Id('wal'), amount: Amount, currency: Currency, source: Type.Optional(Text(500)) },
             { additionalProperties: false },
           ),
-          response: { 201: TransferBody, 202: TransferBody, ...Problems },
+          response: { 201: TransferBody, 202: UnfinishedTransferBody, ...Problems },
         },
       },
       async (request, reply) => {
@@ -87,12 +98,12 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
         schema: {
           tags: ['transfers'],
           summary: 'Take money out of a wallet',
-          headers: IdempotencyHeaders,
+          headers: LaterHeaders,
           body: Type.Object(
             { walletId: Id('wal'), amount: Amount, currency: Currency, destination: Type.Optional(Text(500)) },
             { additionalProperties: false },
           ),
-          response: { 201: TransferBody, 202: TransferBody, ...Problems },
+          response: { 201: TransferBody, 202: UnfinishedTransferBody, ...Problems },
         },
       },
       async (request, reply) => {
@@ -108,9 +119,9 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
         schema: {
           tags: ['transfers'],
           summary: 'Move money between wallets',
-          headers: IdempotencyHeaders,
+          headers: LaterHeaders,
           body: TransferRequest,
-          response: { 201: TransferBody, 202: TransferBody, ...Problems },
+          response: { 201: TransferBody, 202: UnfinishedTransferBody, ...Problems },
         },
       },
       async (request, reply) => {
@@ -128,31 +139,32 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
           summary: 'Up to a thousand transfers, each decided on its own',
           description:
             'Each item has its own idempotency key; the header is not needed. Results are in the order of the items.',
+          headers: Type.Object({ prefer: LaterHeaders.properties.prefer }),
           body: Type.Object(
             { transfers: Type.Array(Item, { minItems: 1, maxItems: 1000 }) },
             { additionalProperties: false },
           ),
           response: {
-            200: Type.Object({
-              results: Type.Array(
-                Type.Object({
-                  status: Type.Integer(),
-                  replayed: Type.Boolean(),
-                  transfer: Type.Optional(TransferBody),
-                  problem: Type.Optional(ProblemBody),
-                }),
-              ),
-            }),
+            200: resultsOf(TransferBody),
+            202: resultsOf(UnfinishedTransferBody),
             ...Problems,
           },
         },
       },
-      async (request) => {
+      async (request, reply) => {
         const { tenantId } = request.principal
-        const asked = request.body.transfers.map(({ idempotencyKey, ...body }, i) =>
-          requestFor(tenantId, idempotencyKey, transferOf(body, `body/transfers/${i}`)),
+        const asked = request.body.transfers.map(({ idempotencyKey, ...body }, i) => ({
+          key: idempotencyKey,
+          operation: transferOf(body, `body/transfers/${i}`),
+        }))
+        const accepting = prefersAsync(request) ? later : undefined
+        const results = asked.map(({ key, operation }) =>
+          accepting
+            ? acceptItem(accepting, request, laterRequest(tenantId, key, operation))
+            : postItem(request, requestFor(tenantId, key, operation)),
         )
-        return { results: await Promise.all(asked.map((item) => itemResult(request, item))) }
+        if (accepting) appliedAsync(reply)
+        return { results: await Promise.all(results) }
       },
     )
 
@@ -164,16 +176,19 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
           tags: ['transfers'],
           summary: 'Take a transfer back, in full or in part',
           params: Type.Object({ id: Type.String() }),
-          headers: IdempotencyHeaders,
+          headers: LaterHeaders,
           body: Type.Object({ amount: Type.Optional(Amount) }, { additionalProperties: false }),
-          response: { 201: TransferBody, 202: TransferBody, ...Problems },
+          response: { 201: TransferBody, 202: UnfinishedTransferBody, ...Problems },
         },
         preValidation: allowNoBody,
       },
       async (request, reply) => {
-        const { record } = await find(request.principal.tenantId, request.params.id)
+        const found = await find(request.principal.tenantId, request.params.id)
+        // What it will have moved is not known yet.
+        if (found === 'waiting') throw new ZerosumError('request_in_flight')
+        const transferId = 'record' in found ? found.record.id : found.id
         const amount = optionalAmount(request.body.amount)
-        return await move(request, reply, { kind: 'reversal', transferId: record.id, ...amount })
+        return await move(request, reply, { kind: 'reversal', transferId, ...amount })
       },
     )
 
@@ -184,25 +199,39 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
         schema: {
           tags: ['transfers'],
           summary: 'Get a transfer, top-up, withdrawal or reversal',
+          description:
+            'What was accepted with `Prefer: respond-async` and was not posted yet is answered with 202. If its key had been used for the same ' +
+            'request before, that one is shown, under its own id.',
           params: Type.Object({ id: Type.String() }),
-          response: { 200: TransferBody, ...Problems },
+          response: { 200: TransferBody, 202: WaitingTransferBody, ...Problems },
         },
       },
-      async ({ principal, params }) => {
-        const { reversedBy, ...made } = await find(principal.tenantId, params.id)
-        return transferView(made, reversedBy)
+      async ({ principal, params }, reply) => {
+        const found = await find(principal.tenantId, params.id)
+        if (found !== 'waiting')
+          return 'record' in found ? transferView(found, found.reversedBy) : reusedTransferView(found)
+        reply.code(202).header('retry-after', LOOK_AGAIN_SECONDS)
+        return { id: params.id, status: 'pending' as const }
       },
     )
 
-    async function move(request: FastifyRequest, reply: FastifyReply, operation: Operation) {
-      const asked = requestFor(request.principal.tenantId, idempotencyKey(request), operation)
-      const made = await post(sagas, asked, reply)
+    async function move(request: FastifyRequest, reply: FastifyReply, operation: LaterOperation) {
+      const { tenantId } = request.principal
+      const key = idempotencyKey(request)
+      if (later && prefersAsync(request)) {
+        const asked = laterRequest(tenantId, key, operation)
+        await acceptLater(later, asked)
+        const transfer = laterTransferView(asked)
+        appliedAsync(reply).header('location', `/v1/transfers/${transfer.id}`)
+        return transfer
+      }
+      const made = await post(sagas, requestFor(tenantId, key, operation), reply)
       const transfer = transferView(made)
       reply.code(statusOf(made, 201)).header('location', `/v1/transfers/${transfer.id}`)
       return transfer
     }
 
-    async function itemResult(request: FastifyRequest, asked: Request): Promise<ItemResult> {
+    async function postItem(request: FastifyRequest, asked: Request): Promise<ItemResult> {
       let replayed = false
       try {
         const settled = await submit(sagas, asked)
@@ -210,26 +239,65 @@ export function transferRoutes({ router, sagas }: Ledger): FastifyPluginAsyncTyp
         const made = accepted(settled)
         return { status: statusOf(made, 201), replayed, transfer: transferView(made) }
       } catch (error) {
-        if (!(error instanceof ZerosumError)) {
-          request.log.error({ err: error }, 'an item of a batch failed unexpectedly')
-        }
-        const problem = problemOf(error instanceof ZerosumError ? error : new ZerosumError('internal_error'), request)
-        return { status: problem.status, replayed, problem }
+        return { replayed, ...problemItem(request, error) }
       }
     }
 
-    async function find(tenantId: string, text: string) {
-      const id = parseId('trf', text)
-      const found = id && (await router.read(id, ({ reader }) => reader.transfer(tenantId, id)))
-      if (!id || !found) throw new ZerosumError('not_found')
-      if (!begunSaga(tenantId, found.record.result)) return found
+    async function acceptItem(accepting: Later, request: FastifyRequest, asked: Request): Promise<ItemResult> {
+      try {
+        await acceptLater(accepting, asked)
+        return { status: 202, replayed: false, transfer: laterTransferView(asked) }
+      } catch (error) {
+        return { replayed: false, ...problemItem(request, error) }
+      }
+    }
+
+    async function read(tenantId: string, id: string) {
+      const found = await router.read(id, ({ reader }) => reader.transfer(tenantId, id))
+      if (!found || !begunSaga(tenantId, found.record.result)) return found
       const ended = await router.read(id, ({ reader }) => reader.sagaEnd(tenantId, id))
       return { ...found, end: ended ? endOf(ended) : ('pending' as const) }
+    }
+
+    /** A transfer as the ledger has it, or how it ended without that; `waiting` if it may have been accepted to be posted later. */
+    async function find(tenantId: string, text: string) {
+      const id = parseId('trf', text)
+      const found = id && (await read(tenantId, id))
+      if (found) return found
+      if (!id || !later?.mayBe(tenantId, id)) throw new ZerosumError('not_found')
+      const end = await later.end(tenantId, id)
+      if (!end) return 'waiting' as const
+      return (end.recordId !== null && (await read(tenantId, end.recordId))) || end
     }
   }
 }
 
-type ItemResult = { status: number; replayed: boolean; transfer?: ReturnType<typeof transferView>; problem?: Problem }
+type ItemResult = {
+  status: number
+  replayed: boolean
+  transfer?: Static<typeof UnfinishedTransferBody>
+  problem?: Problem
+}
+
+function problemItem(request: FastifyRequest, error: unknown): { status: number; problem: Problem } {
+  if (!(error instanceof ZerosumError)) {
+    request.log.error({ err: error, correlationId: request.id }, 'an item of a batch failed unexpectedly')
+  }
+  const problem = problemOf(error instanceof ZerosumError ? error : new ZerosumError('internal_error'), request)
+  return { status: problem.status, problem }
+}
+
+const resultsOf = <T extends Type.TSchema>(transfer: T) =>
+  Type.Object({
+    results: Type.Array(
+      Type.Object({
+        status: Type.Integer(),
+        replayed: Type.Boolean(),
+        transfer: Type.Optional(transfer),
+        problem: Type.Optional(ProblemBody),
+      }),
+    ),
+  })
 
 /** The request for an operation; its id routes to where the operation is posted. */
 export function requestFor(tenantId: string, key: string, operation: Operation): Request {
@@ -241,7 +309,7 @@ function outsideOf(
   kind: 'top-up' | 'withdrawal',
   body: { walletId: string; amount: string; currency: string },
   reference: string | undefined,
-): Operation {
+): LaterOperation {
   return {
     kind,
     walletId: uuidOf(body.walletId),
@@ -251,7 +319,7 @@ function outsideOf(
   }
 }
 
-function transferOf(body: Static<typeof TransferRequest>, place: string): Operation {
+function transferOf(body: Static<typeof TransferRequest>, place: string): LaterOperation {
   const { memo, metadata, effectiveAt } = body
   const remarks: Remarks = {
     ...(memo === undefined ? {} : { memo }),

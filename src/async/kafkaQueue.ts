@@ -1,0 +1,188 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Subscription, stopAll } from '../bus/bus.ts'
+import { consumeKafka, type StringMessage } from '../bus/kafkaConsumer.ts'
+import type { KafkaSecurity } from '../bus/kafkaSecurity.ts'
+import { createKafkaSender, type KafkaMessage } from '../bus/kafkaSender.ts'
+import { ensureTopics } from '../bus/kafkaTopics.ts'
+import { formatId } from '../core/ids.ts'
+import type { Disposition } from './disposition.ts'
+import { createGather } from './gather.ts'
+import { readDeadLetters } from './kafkaDeadLetters.ts'
+import { readMessage } from './message.ts'
+import { IN_FLIGHT_MAX, type Letter, type RequestQueue, type Settle } from './requestQueue.ts'
+
+export type KafkaQueueOptions = {
+  /** `host:port` of some brokers. */
+  brokers: readonly string[]
+  security?: KafkaSecurity | undefined
+  /** Of topics that are made. */
+  partitions: number
+  onTrouble: (error: unknown) => void
+  /** How long a node that vanished is missed. */
+  sessionMs?: number
+}
+
+export const REQUESTS = 'zerosum.transfer-requests.v1'
+/** What was put off. */
+export const RETRY = 'zerosum.transfer-requests.retry.v1'
+/** What was set aside; the last message of a key counts. */
+export const DEAD = 'zerosum.transfer-requests.dlq.v1'
+
+const GROUP = 'zerosum-posting'
+const RETRY_GROUP = 'zerosum-posting-retry'
+/** Posted requests stay for so long; what was not posted by then is lost, so the group must not stand still for that long. */
+const KEPT_MS = 30 * 24 * 3600 * 1000
+const ACCEPT_MS_MAX = 5_000
+const SEND_MS_MAX = 20_000
+/** What is put off comes up in steps of that. */
+const STEP_MS = 500
+
+const QUEUE = { 'cleanup.policy': 'delete', 'retention.ms': `${KEPT_MS}` }
+const TOPICS = [
+  { name: REQUESTS, configs: QUEUE },
+  { name: RETRY, configs: QUEUE },
+  { name: DEAD, configs: { 'cleanup.policy': 'compact' } },
+]
+
+/**
+ * The queue in Kafka. The key of a message is its scope, so what concerns one payer comes in order; progress is Kafka's own, and recorded when
+ * all of a batch was posted, put off into the retry topic, or set aside into the dead-letter topic: in this order, so nothing is lost in between.
+ */
+export function createKafkaQueue({
+  brokers,
+  security = {},
+  partitions,
+  onTrouble,
+  sessionMs,
+}: KafkaQueueOptions): RequestQueue {
+  let topics: Promise<void> | undefined
+  const ready = () => {
+    topics ??= ensureTopics({ brokers, security, partitions, topics: TOPICS }).catch((error) => {
+      topics = undefined
+      throw error
+    })
+    return topics
+  }
+  const subscriptions: Subscription[] = []
+  const accepting = createKafkaSender({
+    brokers,
+    security,
+    clientId: 'zerosum-accepting',
+    ready,
+    sendMsMax: ACCEPT_MS_MAX,
+  })
+  const moving = createKafkaSender({ brokers, security, clientId: 'zerosum-posting', ready, sendMsMax: SEND_MS_MAX })
+  const gather = createGather({
+    write: (requests) =>
+      accepting.send(requests.map(({ scope, text }) => ({ topic: REQUESTS, key: scope, value: text }))),
+    onTrouble,
+  })
+
+  function consume(
+    groupId: string,
+    topic: string,
+    handle: (messages: readonly StringMessage[], signal: AbortSignal) => Promise<void>,
+  ) {
+    return consumeKafka(
+      {
+        ...{ groupId, topics: [topic], handle, inFlightMax: IN_FLIGHT_MAX },
+        onLost: (lost) =>
+          onTrouble(new Error(`${lost} were removed from Kafka before they were posted: they are lost`)),
+      },
+      { brokers, security, ready, onTrouble, ...(sessionMs === undefined ? {} : { sessionMs }) },
+    )
+  }
+
+  async function settleAll(settle: Settle, messages: readonly StringMessage[], signal: AbortSignal): Promise<void> {
+    const dispositions = await settle(messages.map(letterOf), signal)
+    await moving.send(messages.flatMap((message, i) => movedOf(message, dispositions[i])))
+  }
+
+  /** As `settleAll`, each when it is due. */
+  async function settleWhenDue(settle: Settle, messages: readonly StringMessage[], signal: AbortSignal): Promise<void> {
+    const steps = Map.groupBy(messages, (message) => Math.ceil((headerOf(message, 'not-before') ?? 0) / STEP_MS))
+    await Promise.all(
+      [...steps].map(async ([step, due]) => {
+        await sleep(Math.max(0, step * STEP_MS - Date.now()), undefined, { signal })
+        await settleAll(settle, due, signal)
+      }),
+    )
+  }
+
+  return {
+    add: (request) => gather.add(request),
+    work(settle) {
+      const members = [
+        consume(GROUP, REQUESTS, (messages, signal) => settleAll(settle, messages, signal)),
+        consume(RETRY_GROUP, RETRY, (messages, signal) => settleWhenDue(settle, messages, signal)),
+      ]
+      subscriptions.push(...members)
+      return {
+        async stop() {
+          await Promise.all(members.map((member) => member.stop()))
+        },
+      }
+    },
+    async dead(limit) {
+      await ready()
+      return (await readDeadLetters({ brokers, security }, DEAD, limit)).map(({ key: _, ...letter }) => letter)
+    },
+    async revive(which) {
+      await ready()
+      const letters = await readDeadLetters({ brokers, security }, DEAD, Number.POSITIVE_INFINITY)
+      const chosen = letters.filter(({ name }) => which === 'all' || which.includes(name))
+      // Put back first, then taken away: in between it is in both, and what comes twice has one effect.
+      await moving.send(chosen.map(({ text, key }) => ({ topic: REQUESTS, key: scopeOf(text) ?? key, value: text })))
+      await moving.send(chosen.map(({ key }) => ({ topic: DEAD, key, value: undefined })))
+      return chosen.length
+    },
+    async close() {
+      await stopAll(subscriptions)
+      await Promise.all([accepting.close(), moving.close()])
+    },
+  }
+}
+
+function headerOf({ headers }: StringMessage, name: string): number | undefined {
+  const value = Number(headers.get(name) ?? Number.NaN)
+  return Number.isSafeInteger(value) ? value : undefined
+}
+
+function letterOf(message: StringMessage): Letter {
+  return {
+    text: message.value ?? '',
+    attempts: headerOf(message, 'attempts') ?? 0,
+    firstMs: headerOf(message, 'put-off-since') ?? null,
+  }
+}
+
+function scopeOf(text: string): string | undefined {
+  const request = readMessage(text)
+  return typeof request === 'string' ? undefined : request.scope
+}
+
+/** Where a message goes that is not over; nowhere if it is. */
+function movedOf(message: StringMessage, disposition: Disposition | undefined): KafkaMessage[] {
+  const { topic, partition, offset, key, value } = message
+  const attempts = `${letterOf(message).attempts + 1}`
+  const origin = `${topic}:${partition}:${offset}`
+  switch (disposition?.fate) {
+    case 'done':
+      return []
+    case 'later': {
+      const { dueMs, firstMs, reason } = disposition
+      const headers = { attempts, 'not-before': `${dueMs}`, 'put-off-since': `${firstMs}`, reason }
+      return [{ topic: RETRY, key: key ?? '', value, headers }]
+    }
+    case 'dead': {
+      const request = readMessage(value ?? '')
+      const name = typeof request === 'string' ? origin : formatId('trf', request.id)
+      const { reason } = disposition
+      return [{ topic: DEAD, key: name, value: value ?? '', headers: { attempts, reason, origin } }]
+    }
+    case undefined:
+      throw new Error(`nothing was said about ${origin}`)
+    default:
+      return disposition satisfies never
+  }
+}

@@ -1,0 +1,86 @@
+import { arrayLiteral, type Sql } from '../../postgres/connect.ts'
+import type { Disposition } from '../disposition.ts'
+import type { Queued } from '../requestQueue.ts'
+
+/** A request that waits in a shard's table. */
+export type QueuedRow = {
+  readonly id: string
+  readonly text: string
+  readonly attempts: number
+  readonly firstMs: number | null
+}
+
+/** Puts requests at the end; one that waits there already stays where it is. */
+export async function addQueued(sql: Sql, requests: readonly Queued[]): Promise<void> {
+  await sql`
+    INSERT INTO queued_requests (id, message, due_us)
+    SELECT id, message, (extract(epoch FROM statement_timestamp()) * 1000000)::int8 + place
+    FROM unnest(${arrayLiteral(requests.map(({ id }) => id))}::uuid[],
+                ${arrayLiteral(requests.map(({ text }) => text))}::text[]) WITH ORDINALITY AS r (id, message, place)
+    ON CONFLICT (id) DO NOTHING`
+}
+
+/**
+ * The first that are due after a time, in their order.
+ * @param afterUs microseconds since 1970, by the database's clock
+ */
+export async function readQueued(sql: Sql, afterUs: number, limit: number): Promise<(QueuedRow & { dueUs: number })[]> {
+  const rows = await sql.begin(async (sql) => {
+    // The plan is made while the table is empty, and then it must not be to sort a hundred thousand rows for each batch.
+    await sql.unsafe('SET LOCAL enable_sort = off')
+    return await sql<{ id: string; message: string; attempts: number; first_ms: bigint | null; due_us: bigint }[]>`
+      SELECT id, message, attempts, first_ms, due_us FROM queued_requests
+      WHERE dead_us IS NULL AND due_us > ${afterUs}
+        AND due_us <= (extract(epoch FROM statement_timestamp()) * 1000000)::int8
+      ORDER BY due_us LIMIT ${limit}`
+  })
+  return rows.map(({ id, message, attempts, first_ms, due_us }) => ({
+    ...{ id, text: message, attempts, firstMs: first_ms === null ? null : Number(first_ms), dueUs: Number(due_us) },
+  }))
+}
+
+/** Records what became of requests: those that are over go, the others wait or are set aside. */
+export async function recordDispositions(
+  sql: Sql,
+  settled: readonly { readonly id: string; readonly disposition: Disposition }[],
+): Promise<void> {
+  const done = settled.flatMap(({ id, disposition }) => (disposition.fate === 'done' ? [id] : []))
+  if (done.length > 0) await sql`DELETE FROM queued_requests WHERE id = ANY (${arrayLiteral(done)}::uuid[])`
+  const kept = settled.flatMap(({ id, disposition }) => (disposition.fate === 'done' ? [] : [{ id, disposition }]))
+  if (kept.length === 0) return
+  const nowMs = Date.now()
+  const column = (of: (one: (typeof kept)[number]['disposition'], id: string) => string | number | boolean | null) =>
+    kept.map(({ id, disposition }) => of(disposition, id))
+  await sql`
+    UPDATE queued_requests q SET
+      attempts = q.attempts + 1, reason = s.reason, first_ms = coalesce(s.first_ms, q.first_ms),
+      due_us = (extract(epoch FROM clock_timestamp()) * 1000000)::int8 + s.wait_ms * 1000,
+      dead_us = CASE WHEN s.is_dead THEN (extract(epoch FROM clock_timestamp()) * 1000000)::int8 END
+    FROM unnest(
+      ${column((_, id) => id)}::uuid[], ${column(({ reason }) => reason)}::text[],
+      ${column((one) => (one.fate === 'later' ? one.firstMs : null))}::int8[],
+      ${column((one) => (one.fate === 'later' ? Math.max(0, one.dueMs - nowMs) : 0))}::int8[],
+      ${column(({ fate }) => fate === 'dead')}::boolean[]) AS s (id, reason, first_ms, wait_ms, is_dead)
+    WHERE q.id = s.id`
+}
+
+/** A request that was set aside. */
+export type DeadRow = QueuedRow & { readonly reason: string; readonly deadMs: number }
+
+export async function readDead(sql: Sql, limit: number): Promise<DeadRow[]> {
+  const rows = await sql<{ id: string; message: string; attempts: number; reason: string; dead_us: bigint }[]>`
+    SELECT id, message, attempts, reason, dead_us FROM queued_requests WHERE dead_us IS NOT NULL ORDER BY dead_us LIMIT ${limit}`
+  return rows.map(({ id, message, attempts, reason, dead_us }) => ({
+    ...{ id, text: message, attempts, firstMs: null, reason, deadMs: Number(dead_us / 1000n) },
+  }))
+}
+
+/** Has those that were set aside begin anew. @param ids `null` is all of them. @returns how many there were */
+export async function reviveDead(sql: Sql, ids: readonly string[] | null): Promise<number> {
+  const some = ids === null ? sql`` : sql`AND id = ANY (${arrayLiteral(ids)}::uuid[])`
+  const { count } = await sql`
+    UPDATE queued_requests SET dead_us = NULL, reason = NULL, attempts = 0, first_ms = NULL,
+      due_us = (extract(epoch FROM clock_timestamp()) * 1000000)::int8
+    WHERE dead_us IS NOT NULL ${some}`
+  return count
+}

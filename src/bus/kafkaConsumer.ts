@@ -1,0 +1,185 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  Consumer,
+  type Message,
+  type MessagesStream,
+  MessagesStreamFallbackModes,
+  MessagesStreamModes,
+  stringDeserializers,
+} from '@platformatic/kafka'
+import { BATCH_MAX, type Subscription } from './bus.ts'
+import { backoffMs } from './follow.ts'
+import { createOrder, isAssigned, nameOf } from './kafkaOrder.ts'
+import { type KafkaSecurity, securityOptions } from './kafkaSecurity.ts'
+
+export type StringMessage = Message<string, string, string, string>
+type StringStream = MessagesStream<string, string, string, string>
+type StringConsumer = Consumer<string, string, string, string>
+
+/** What a group takes, and how. */
+export type KafkaGroup = {
+  readonly groupId: string
+  readonly topics: readonly string[]
+  /**
+   * Takes a batch; progress is recorded after it returned. When it throws, what of it is still this member's comes again, after a pause that
+   * grows; nothing is skipped.
+   * @param signal aborted when this member stops
+   * @param partitions how many each topic has
+   */
+  readonly handle: (
+    messages: readonly StringMessage[],
+    signal: AbortSignal,
+    partitions: ReadonlyMap<string, number>,
+  ) => Promise<void>
+  /** Told what was removed from the topics before the group had it. */
+  readonly onLost: (lost: string) => void
+  /** Batches that are handled at a time; 1 if nothing is said. Progress is recorded in their order. */
+  readonly inFlightMax?: number
+}
+
+export type KafkaConsumerOptions = {
+  /** `host:port` of some brokers. */
+  brokers: readonly string[]
+  security: KafkaSecurity
+  /** How long a node that vanished is missed; the brokers have a least value, 6 s if nobody changed it. */
+  sessionMs?: number
+  /** Resolves when the topics are there. */
+  ready: () => Promise<void>
+  onTrouble: (error: unknown) => void
+}
+
+const SESSION_MS = 10_000
+const FETCH_WAIT_MS = 500
+const FETCH_BYTES_MAX = 8_000_000
+const PARTITION_BYTES_MAX = 1_000_000
+const CLOSE_MS_MAX = 10_000
+
+/** A member of a group. When anything goes wrong with it, another takes its place and begins where progress was recorded. */
+export function consumeKafka(
+  { groupId, topics, handle, onLost, inFlightMax = 1 }: KafkaGroup,
+  { brokers, security, sessionMs = SESSION_MS, ready, onTrouble }: KafkaConsumerOptions,
+): Subscription {
+  const stopping = new AbortController()
+  const { signal } = stopping
+  const pause = (ms: number) => sleep(ms, undefined, { signal }).catch(() => {})
+
+  async function run(): Promise<void> {
+    for (let failures = 0; !signal.aborted; ) {
+      try {
+        await session(() => {
+          failures = 0
+        })
+      } catch (error) {
+        if (signal.aborted) return
+        onTrouble(error)
+        await pause(backoffMs(failures++))
+      }
+    }
+  }
+
+  async function session(onProgress: () => void): Promise<void> {
+    await ready()
+    const consumer: StringConsumer = new Consumer({
+      ...{ groupId, clientId: 'zerosum', bootstrapBrokers: [...brokers], deserializers: stringDeserializers },
+      ...securityOptions(security, brokers),
+      ...{ sessionTimeout: sessionMs, heartbeatInterval: Math.floor(sessionMs / 5), rebalanceTimeout: sessionMs },
+      ...{ maxWaitTime: FETCH_WAIT_MS, maxBytes: FETCH_BYTES_MAX, maxBytesPerPartition: PARTITION_BYTES_MAX },
+      ...{ highWaterMark: BATCH_MAX, retries: 3, retryDelay: 300, requestTimeout: 2 * sessionMs + FETCH_WAIT_MS },
+    })
+    consumer.on('error', () => {}) // whoever asks it is told
+    let stream: StringStream | undefined
+    const end = () => stream?.destroy()
+    /** Batches under way, in order; `last` ends when all of them are recorded, or it is clear that they won't be. */
+    const underWay: Promise<boolean>[] = []
+    let last = Promise.resolve(true)
+    let partitions: ReadonlyMap<string, number> = new Map()
+    try {
+      stream = await consumer.consume({
+        ...{ topics: [...topics], autocommit: false, mode: MessagesStreamModes.COMMITTED },
+        fallbackMode: MessagesStreamFallbackModes.EARLIEST,
+      })
+      stream.on('error', () => {}) // whoever reads it is told
+      signal.addEventListener('abort', end)
+      if (signal.aborted) return
+      const known = await consumer.metadata({ topics: [...topics] })
+      partitions = new Map([...known.topics].map(([name, { partitionsCount }]) => [name, partitionsCount]))
+      const inOrder = createOrder(consumer, topics, onLost)
+      for await (const batch of batchesOf(stream)) {
+        const messages = await inOrder(batch)
+        if (messages.length === 0) continue
+        last = recorded(messages, last)
+        underWay.push(last)
+        if (underWay.length >= inFlightMax && !(await underWay.shift())) return
+      }
+    } finally {
+      signal.removeEventListener('abort', end)
+      end()
+      await last
+      // Leaves the group, so that others need not wait until it is missed.
+      await Promise.race([consumer.close(true), sleep(CLOSE_MS_MAX, undefined, { ref: false })]).catch(() => {})
+    }
+
+    /** Handles a batch, and records it after those before it. @returns false if it ended before that */
+    async function recorded(messages: readonly StringMessage[], before: Promise<boolean>): Promise<boolean> {
+      const isHandled = await handled(messages, consumer, partitions)
+      if (!(await before) || !isHandled) return false
+      await commit(consumer, messages)
+      onProgress()
+      return true
+    }
+  }
+
+  /** Tries until it goes through. @returns whether it did; not if this ends meanwhile */
+  async function handled(
+    messages: readonly StringMessage[],
+    consumer: StringConsumer,
+    partitions: ReadonlyMap<string, number>,
+  ): Promise<boolean> {
+    for (let failures = 0; !signal.aborted; failures++) {
+      // What went to another member meanwhile is left to it.
+      const mine = failures === 0 ? messages : messages.filter((message) => isAssigned(consumer, message))
+      if (mine.length === 0) return true
+      try {
+        await handle(mine, signal, partitions)
+        return true
+      } catch (error) {
+        if (signal.aborted) return false
+        onTrouble(error)
+        await pause(backoffMs(failures))
+      }
+    }
+    return false
+  }
+
+  /** Records progress. Where that fails, the same comes again, or the next time records it too. */
+  async function commit(consumer: StringConsumer, messages: readonly StringMessage[]): Promise<void> {
+    const last = new Map(messages.filter((one) => isAssigned(consumer, one)).map((one) => [nameOf(one), one]))
+    if (last.size === 0) return
+    const offsets = [...last.values()].map(({ topic, partition, offset, leaderEpoch }) => ({
+      ...{ topic, partition, offset: offset + 1n, leaderEpoch },
+    }))
+    await consumer.commit({ offsets }).catch(onTrouble)
+  }
+
+  const running = run()
+  return {
+    async stop() {
+      stopping.abort()
+      await running
+    },
+  }
+}
+
+/** What has come in, as one batch. */
+async function* batchesOf(stream: StringStream): AsyncGenerator<StringMessage[]> {
+  const messages = stream[Symbol.asyncIterator]()
+  for (;;) {
+    const batch: StringMessage[] = []
+    do {
+      const next = await messages.next()
+      if (next.done) return
+      batch.push(next.value)
+    } while (stream.readableLength > 0 && batch.length < BATCH_MAX)
+    yield batch
+  }
+}

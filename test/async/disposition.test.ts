@@ -1,0 +1,62 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { judge, judgeFailure, PUT_OFF_MS_MAX, putOff } from '../../src/async/disposition.ts'
+import type { RequestRecord } from '../../src/core/request.ts'
+import { QueueFull } from '../../src/ledger/batcher.ts'
+import { LedgerUnavailable, RequestUndecided } from '../../src/ledger/poster.ts'
+import { ConnectionLost } from '../../src/postgres/connect.ts'
+
+const record = (id: string) => ({ id }) as RequestRecord
+
+describe('what becomes of a request from the queue', () => {
+  test.each([
+    ['decided under its own id', 'decided', 'mine', { is: 'done' }],
+    ['came before', 'replayed', 'mine', { is: 'done' }],
+    ['was posted at once under the same key', 'replayed', 'other', { is: 'ended', recordId: 'other' }],
+    ['has the key of another request', 'key_reused', 'other', { is: 'ended', recordId: null }],
+  ] as const)('that was %s', (_, status, id, verdict) => {
+    expect(judge({ id: 'mine' }, { status, record: record(id) })).toEqual(verdict)
+  })
+
+  test.each([
+    ['a full queue', new QueueFull('full'), 'full', undefined],
+    ['a busy transfer', new RequestUndecided('busy'), 'later', false],
+    ['a moving wallet', new RequestUndecided('moving'), 'later', false],
+    ['a shard that is away', new LedgerUnavailable('away'), 'later', true],
+    ['a broken connection', new ConnectionLost('lost'), 'later', true],
+    ['what the database refuses', new Error('posting failed', { cause: new Error('no') }), 'dead', undefined],
+    ['what nobody expected', 'what', 'dead', undefined],
+  ] as const)('that met %s', (_, error, is, away) => {
+    expect(judgeFailure(error)).toMatchObject({ is, ...(away === undefined ? {} : { away }) })
+  })
+
+  test('is said with the cause, if it is dead', () => {
+    const error = new Error('posting failed', { cause: new Error('duplicate key') })
+    expect(judgeFailure(error)).toEqual({ is: 'dead', reason: 'posting failed: duplicate key' })
+  })
+
+  test('put off, it comes again within half a minute, later each time, and is set aside after a day', () => {
+    const nowMs = 1_790_000_000_000
+    fc.assert(
+      fc.property(
+        fc.nat({ max: 5_000 }),
+        fc.option(fc.nat({ max: 2 * PUT_OFF_MS_MAX }), { nil: null }),
+        fc.double({ min: 0, max: 1, noNaN: true }),
+        (attempts, ageMs, jitter) => {
+          const firstMs = ageMs === null ? null : nowMs - ageMs
+          const fate = putOff({ attempts, firstMs }, 'why', nowMs, jitter)
+          if (ageMs !== null && ageMs > PUT_OFF_MS_MAX) {
+            expect(fate).toEqual({ fate: 'dead', reason: 'put off for a day: why' })
+            return
+          }
+          if (fate.fate !== 'later') throw new Error(fate.fate)
+          expect(fate.firstMs).toBe(firstMs ?? nowMs)
+          expect(fate.dueMs - nowMs).toBeGreaterThanOrEqual(500)
+          expect(fate.dueMs - nowMs).toBeLessThanOrEqual(30_000)
+          const next = putOff({ attempts: attempts + 1, firstMs }, 'why', nowMs, jitter)
+          expect(next.fate === 'later' && next.dueMs >= fate.dueMs).toBe(true)
+        },
+      ),
+    )
+  })
+})
