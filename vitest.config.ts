@@ -6,7 +6,7 @@ export default defineConfig({
     globalSetup: ['test/support/server.ts'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    // Real servers and processes share two cores.
-    maxWorkers: 2,
+    // Real servers and processes share two cores, and mostly wait for each other.
+    maxWorkers: 3,
   },
 })

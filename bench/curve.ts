@@ -1,4 +1,13 @@
-import type { Step } from './overload.ts'
+/** One step of the load. Rates are a second. */
+export type Step = {
+  offered: number
+  goodput: number
+  p50Ms: number
+  p99Ms: number
+  refusedP99Ms: number
+  statuses: Record<string, number>
+  memoryMb: number
+}
 
 const WIDTH = 720
 const HEIGHT = 360

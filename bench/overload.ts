@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { formatId } from '../src/core/ids.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
 import { createDirectory, newKey } from '../src/tenants/directory.ts'
-import { drawCurve } from './curve.ts'
+import { drawCurve, type Step } from './curve.ts'
 import { fund, migrated } from './ledger.ts'
 import { seededRandom, uniform } from './load.ts'
 import { startNode } from './node.ts'
@@ -17,17 +17,6 @@ export type OverloadOptions = {
   seed: number
   json: boolean
   svg: string | undefined
-}
-
-/** One step of the load. Rates are a second. */
-export type Step = {
-  offered: number
-  goodput: number
-  p50Ms: number
-  p99Ms: number
-  refusedP99Ms: number
-  statuses: Record<string, number>
-  memoryMb: number
 }
 
 const FIRST_PER_SECOND = 500

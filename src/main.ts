@@ -162,7 +162,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     const { startWaitMs, drainMs } = config
     await awaitShards(databases.urls, {
       waitMsMax: startWaitMs,
-      say: (message) => trouble('not ready yet', { message }),
+      say: (message) => logger.warn(message),
     })
     const { map } = await prepareShards(databases.urls)
     const { redis } = config

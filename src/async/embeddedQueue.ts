@@ -90,7 +90,7 @@ export function createEmbeddedQueue({
       let keptMs = Date.now()
       let idle = 0
       /** How far the table was read, since when. */
-      let afterUs = 0
+      let afterUs = -1
       let begunMs = 0
       try {
         while (!signal.aborted) {
@@ -105,7 +105,7 @@ export function createEmbeddedQueue({
           }
           // What was added at the same time, and committed later, is found from the beginning.
           if (batches.size === 0 || Date.now() - begunMs > AGAIN_MS) {
-            afterUs = 0
+            afterUs = -1
             begunMs = Date.now()
           }
           const read = await readQueued(pool(shard), afterUs, BATCH_MAX)

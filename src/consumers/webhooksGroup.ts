@@ -1,5 +1,5 @@
 import { BATCH_MAX, type ConsumerGroup } from '../bus/bus.ts'
-import { type LedgerEvent, TOPICS, TRANSACTIONS, type TransactionData } from '../bus/events.ts'
+import { type LedgerEvent, TOPICS, type TransactionData } from '../bus/events.ts'
 import { parseId } from '../core/ids.ts'
 import { parseTime } from '../core/time.ts'
 import type { Sql } from '../postgres/connect.ts'
@@ -8,8 +8,8 @@ import type { EventType } from '../webhooks/eventTypes.ts'
 import { hasEndpoints } from '../webhooks/sql/listeningEndpoints.ts'
 
 /** What endpoints choose from (docs/webhooks.md). What was refused is no transaction, and has types of its own. */
-function typeOf({ topic, data }: LedgerEvent): EventType {
-  if (topic !== TRANSACTIONS) return 'entry.posted'
+function typeOf({ type, data }: LedgerEvent): EventType {
+  if (type !== 'zerosum.transaction.v1') return 'entry.posted'
   const { status, transferId } = data as TransactionData
   if (status !== 'refused') return 'transaction.posted'
   return transferId === null ? 'hold.refused' : 'transfer.refused'

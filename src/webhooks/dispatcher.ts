@@ -69,9 +69,9 @@ const STOP_MS_MAX = 5_000
 export const PENDING_SHOWN_MAX = 100_000
 
 export function startDispatcher(options: DispatcherOptions): Dispatcher {
-  const { url, rules, onTrouble, onDelivered, clockMs = Date.now, ca } = options
+  const { rules, onTrouble, onDelivered, clockMs = Date.now, ca } = options
   const { intervalMs = INTERVAL_MS, callMsMax = CALL_MS_MAX, slowMs = SLOW_MS } = options
-  const sql = connect(url, { max: CONNECTIONS, name: 'zerosum webhooks', answerMsMax: ANSWER_MS_MAX })
+  const sql = connect(options.url, { max: CONNECTIONS, name: 'zerosum webhooks', answerMsMax: ANSWER_MS_MAX })
   const stopping = new AbortController()
   /** Each ends a call that is under way. */
   const calls = new Set<AbortController>()
@@ -164,7 +164,7 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
     const timer = setTimeout(() => over.abort(), callMsMax)
     calls.add(over)
     try {
-      const target = await findTarget(url, rules, over.signal)
+      const target = await findTarget(delivery.url, rules, over.signal)
       if ('refusal' in target) return notCalled(`not called: ${target.refusal}`)
       return await send(target, signed(delivery, nowMs), over.signal, ca)
     } finally {

@@ -79,7 +79,8 @@ describe('a transfer that is asked for with respond-async', () => {
     const { status, body: posted } = await settled(alpha, id)
     expect(status).toBe(200)
     expect(posted).toMatchObject({ ...body, id, status: 'completed', kind: 'transfer' })
-    expect(posted.createdAt).toBe(posted.completedAt)
+    // Between shards it is completed a moment later.
+    expect(`${posted.completedAt}` >= posted.createdAt).toBe(true)
     expect(await ask()).toMatchObject({ status: 202, text: first.text })
     // Who waits after all gets what is there.
     const waited = await alpha.call<Transfer>('POST', '/v1/transfers', body, { key })

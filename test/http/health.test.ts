@@ -84,9 +84,10 @@ describe('when the database', () => {
     }
     expect((await own.alpha.get('/livez')).status).toBe(200)
     passage.mend()
-    expect((await own.alpha.get('/readyz')).status).toBe(200)
-    const paid = await own.alpha.call('POST', '/v1/transfers', move, { key: 'cut' })
-    expect(paid.status).toBe(201)
+    // For a moment nothing is tried: the breakers are open.
+    await expect.poll(async () => (await own.alpha.get('/readyz')).status, { timeout: 10_000 }).toBe(200)
+    const pay = async () => (await own.alpha.call('POST', '/v1/transfers', move, { key: 'cut' })).status
+    await expect.poll(pay, { timeout: 10_000 }).toBe(201)
     expect(await own.alpha.available(other)).toBe(1n)
   })
 

@@ -1,9 +1,12 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { seededRandom } from '../../bench/load.ts'
 import type { Outcome } from '../../src/core/post.ts'
 import { type Ledger, openLedger, transferOf } from '../support/ledger.ts'
+
+const RETRY_MS = 50
 
 /** One transfer that a worker asks for. The key tells everything apart. */
 export type Payment = { readonly key: string; readonly from: string; readonly to: string; readonly amount: bigint }
@@ -47,6 +50,8 @@ export async function payAll(
       const { key, from, to, amount } = payment
       const outcome = await ledger.ask(transferOf(from, to, amount), key).catch(() => undefined)
       onAnswer({ payment, outcome })
+      // As every client that was told that the ledger is away.
+      if (outcome === undefined) await sleep(RETRY_MS)
     }
   }
   await Promise.all(Array.from({ length: concurrency }, client))

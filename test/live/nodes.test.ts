@@ -1,4 +1,6 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { redisPrefix } from '../../src/redis/installation.ts'
+import { firstMapMadeUs } from '../../src/shards/storedMap.ts'
 import { newKey } from '../../src/tenants/directory.ts'
 import { until } from '../cache/wait.ts'
 import { describeWith } from '../services/available.ts'
@@ -16,7 +18,7 @@ async function twoNodes(redis?: RedisServer) {
   onTestFinished(async () => {
     await Promise.all([one.kill(), two.kill()])
   })
-  return { one, two, client: clientOf(one.send, demoKey) }
+  return { one, two, databaseUrl: settings.databaseUrl, client: clientOf(one.send, demoKey) }
 }
 
 /** Money that is sent through one node shows on a stream of the other; both stop in good order while it is open. */
@@ -46,7 +48,9 @@ describeWith('redis', 'two nodes with Redis', () => {
     const redis = await startRedis()
     onTestFinished(() => redis.stop())
     const nodes = await twoNodes(redis)
-    await until(async () => Number(await redis.ask('PUBLISH', 'zerosum:news', '')) === 2)
+    // Both listen.
+    const channel = `${redisPrefix(await firstMapMadeUs(nodes.databaseUrl))}news`
+    await until(async () => Number(await redis.ask('PUBLISH', channel, '')) === 2)
     await expectHeard(nodes)
   })
 

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createMetrics, type Metrics } from '../../src/observe/metrics.ts'
 import { poolUse } from '../../src/postgres/connect.ts'
-import { type Api, type Client, openApi } from '../support/api.ts'
+import { type Api, openApi } from '../support/api.ts'
 import { migratedDatabase } from '../support/database.ts'
 import { type Family, figureOf, parseOpenMetrics } from './openmetrics.ts'
 import { carrySpans, withSpan } from './spans.ts'
@@ -38,14 +38,14 @@ async function openStage(): Promise<Stage> {
 
 const queueOf = ({ depth, oldestMs }: { depth: number; oldestMs: number }) => ({ depth, oldestMs })
 
-/** Wallets of one tenant on two shards. */
-async function walletsApart({ alpha, router }: Api, client: Client = alpha): Promise<[string, string]> {
-  const shardOf = (id: string) =>
-    router.shardOf(`${id.slice(4, 12)}-${id.slice(12, 16)}-${id.slice(16, 20)}-${id.slice(20, 24)}-${id.slice(24)}`)
-  const one = await client.wallet(10_000)
+const shardOf = ({ router }: Api, id: string) =>
+  router.shardOf(`${id.slice(4, 12)}-${id.slice(12, 16)}-${id.slice(16, 20)}-${id.slice(20, 24)}-${id.slice(24)}`)
+
+/** A wallet of one tenant on that shard. */
+async function walletOn(api: Api, shard: number): Promise<string> {
   for (;;) {
-    const other = await client.wallet(10_000)
-    if (shardOf(other) !== shardOf(one)) return [one, other]
+    const id = await api.alpha.wallet(10_000)
+    if (shardOf(api, id) === shard) return id
   }
 }
 
@@ -93,7 +93,7 @@ describe('metrics', () => {
 
   it('count money between shards once, and holds when they are captured', async () => {
     const { alpha } = stage.api
-    const [from, to] = await walletsApart(stage.api)
+    const [from, to] = [await walletOn(stage.api, 0), await walletOn(stage.api, 1)]
     const rises = await risesOf(async () => {
       expect((await alpha.pay(from, to, 40)).status).toBe(201)
       const hold = await alpha.hold(from, to, 60)
@@ -107,8 +107,8 @@ describe('metrics', () => {
 
   it('tell of blocks as many and as large as they are', async () => {
     const { alpha } = stage.api
-    const from = await alpha.wallet(1_000)
-    const to = await alpha.wallet()
+    // On one shard: between shards a transfer is more requests than one.
+    const [from, to] = [await walletOn(stage.api, 0), await walletOn(stage.api, 0)]
     const blocksBefore = await stage.api.query<{ count: bigint }>('SELECT count(*) FROM blocks')
     const rises = await risesOf(async () => {
       await Promise.all(Array.from({ length: 30 }, () => alpha.pay(from, to, 1)))
@@ -118,12 +118,9 @@ describe('metrics', () => {
     expect(rises('zerosum_blocks_total', { shard: '0' })).toBe(blocks)
     expect(rises('zerosum_block_requests_count', { shard: '0' })).toBe(blocks)
     expect(rises('zerosum_block_commit_seconds_count', { shard: '0' })).toBe(blocks)
-    const requests = ['0', '1'].map((shard) => rises('zerosum_block_requests_sum', { shard }))
-    const decided = ['transfer', 'saga-reserve', 'saga-finalize'].map((kind) =>
-      rises('zerosum_requests_decided_total', { kind, outcome: 'accepted' }),
-    )
-    expect(sum(requests)).toBe(sum(decided))
-    expect(sum(requests)).toBeGreaterThanOrEqual(30)
+    expect(blocks).toBeGreaterThan(0)
+    expect(rises('zerosum_block_requests_sum', { shard: '0' })).toBe(30)
+    expect(rises('zerosum_requests_decided_total', { kind: 'transfer', outcome: 'accepted' })).toBe(30)
   })
 
   it('show the trace of a call, if it is kept', async () => {
@@ -213,5 +210,3 @@ describe('metrics', () => {
     expect(status).toBe(0)
   })
 })
-
-const sum = (numbers: readonly number[]) => numbers.reduce((total, one) => total + one, 0)

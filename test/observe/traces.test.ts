@@ -225,6 +225,7 @@ test.each([
 test('a receiver that is away costs one line, and nothing else', async () => {
   const { client, node, payer, near } = await start({
     otel: toReceiver('http://127.0.0.1:9', { OTEL_EXPORTER_OTLP_TIMEOUT: '500' }),
+    log: { form: 'json', level: 'info' },
   })
   const lines = () => trouble(node).length
   await until(lines, (count) => count > 0)

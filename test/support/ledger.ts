@@ -45,7 +45,7 @@ export function openLedger(url: string, writer = 'test'): Ledger {
   return {
     poster,
     batcher,
-    ask: (operation, key) => batcher.submit(ask(operation, key)),
+    ask: async (operation, key) => await batcher.submit(ask(operation, key)),
     async wallet(balance = 0n, currency = 'USD') {
       const holderId = `holder-${entropy()}`
       const id = uuidv7(Date.now(), entropy(), slotOf(TENANT, holderId))
