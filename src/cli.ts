@@ -11,7 +11,6 @@ import { doctor } from './doctor/command.ts'
 import { shareDatabases, startNode } from './main.ts'
 import { type Log, openLog } from './observe/log.ts'
 import { replayProjections } from './projections/command.ts'
-
 import { RedisRefused } from './redis/cluster.ts'
 import { addShard, drainShard, moveSlots, printPlan } from './relocation/command.ts'
 import { ShardsAway } from './shards/awaitShards.ts'

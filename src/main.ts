@@ -61,7 +61,7 @@ const STOP_MS_MAX = 24_000
 const CALLER_CONNECTIONS = 2
 const CALLER_MS_MAX = 5_000
 /** Deliveries of webhooks that are counted for metrics at most. */
-const PENDING_COUNT_MAX = 100_000
+const PENDING_COUNT_MAX = 10_000
 
 /** A running node. */
 export type Node = {
@@ -230,6 +230,13 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     const first = connect(firstUrl, { max: CALLER_CONNECTIONS, name: 'zerosum callers', answerMsMax: CALLER_MS_MAX })
     stopping.add('pools', 'connections for callers', () => first.end())
     const directory = createDirectory(first)
+    // What may wait for locks, or is long, is not before keys.
+    const answering = connect(firstUrl, {
+      max: CALLER_CONNECTIONS,
+      name: 'zerosum answers',
+      answerMsMax: CALLER_MS_MAX,
+    })
+    stopping.add('pools', 'connections for long answers', () => answering.end())
 
     const wantsDemo = config.shardUrls.length === 0 || config.demoKey !== undefined
     const { dataDir, demoKey: chosenKey } = config
@@ -285,13 +292,14 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
       onTrouble: onAsyncTrouble,
     })
     const async = startAsync({
-      ...{ queue, router, sagas, directory, sql: first, onTrouble: onAsyncTrouble, onCount: metrics.asynchronous },
+      ...{ queue, router, sagas, directory, sql: answering, onTrouble: onAsyncTrouble, onCount: metrics.asynchronous },
       works: config.consumers.includes('posting'),
     })
     // Together: each may wait for brokers that are away.
     stopping.add('answers', 'consumer groups', () => consumers.stop())
-    stopping.add('answers', 'asynchronous posting', () => async.stop())
-    const projections = openProjections({ sql: first, progress: () => consumers.progress(PROJECTIONS) })
+    stopping.add('answers', 'asynchronous posting', () => async.leaveOff())
+    stopping.add('sagas', 'the queue of requests', () => async.stop())
+    const projections = openProjections({ sql: answering, progress: () => consumers.progress(PROJECTIONS) })
     const watching = lookAround({
       ...{ metrics, shards: () => router.shards, lag: consumers.lag, lastAudit: audits.last },
       webhooksPending: () => countPending(consuming, PENDING_COUNT_MAX),
@@ -300,7 +308,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     stopping.add('answers', 'the look around for metrics', watching)
 
     const shedding = startShedding(config.lagMsMax)
-    stopping.add('answers', 'the watch over the event loop', async () => shedding.stop())
+    stopping.add('sagas', 'the watch over the event loop', async () => shedding.stop())
     const tenantRate = config.tenantRate === undefined ? undefined : createTenantRate(config.tenantRate)
     const tls = config.tlsFiles && readTls(config.tlsFiles)
     const { connectionsMax, connectionsPerAddressMax } = config

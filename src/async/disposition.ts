@@ -1,5 +1,6 @@
 import type { Outcome } from '../core/post.ts'
 import type { Request } from '../core/request.ts'
+import { ReadsSaturated } from '../guard/readGuard.ts'
 import { QueueFull } from '../ledger/batcher.ts'
 import { LedgerUnavailable, RequestUndecided } from '../ledger/poster.ts'
 import { failureOf } from '../postgres/connect.ts'
@@ -34,7 +35,7 @@ const REASON_MAX = 500
 
 /** Judges what kept the ledger from saying anything. What nobody knows a way out of is for people. */
 export function judgeFailure(error: unknown): Verdict {
-  if (error instanceof QueueFull) return { is: 'full' }
+  if (error instanceof QueueFull || error instanceof ReadsSaturated) return { is: 'full' }
   if (error instanceof RequestUndecided) return { is: 'later', reason: error.message, away: false }
   if (error instanceof LedgerUnavailable || failureOf(error) === 'unreachable')
     return { is: 'later', reason: 'the ledger is not available', away: true }

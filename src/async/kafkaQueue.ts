@@ -32,6 +32,8 @@ const GROUP = 'zerosum-posting'
 const RETRY_GROUP = 'zerosum-posting-retry'
 /** Posted requests stay for so long; what was not posted by then is lost, so the group must not stand still for that long. */
 const KEPT_MS = 30 * 24 * 3600 * 1000
+/** What is put off comes again and again for a day, each time as another message. */
+const RETRY_KEPT_MS = 3 * 24 * 3600 * 1000
 const ACCEPT_MS_MAX = 5_000
 const SEND_MS_MAX = 20_000
 /** What is put off comes up in steps of that. */
@@ -40,7 +42,7 @@ const STEP_MS = 500
 const QUEUE = { 'cleanup.policy': 'delete', 'retention.ms': `${KEPT_MS}` }
 const TOPICS = [
   { name: REQUESTS, configs: QUEUE },
-  { name: RETRY, configs: QUEUE },
+  { name: RETRY, configs: { ...QUEUE, 'retention.ms': `${RETRY_KEPT_MS}` } },
   { name: DEAD, configs: { 'cleanup.policy': 'compact' } },
 ]
 
@@ -131,9 +133,11 @@ export function createKafkaQueue({
       await ready()
       const letters = await readDeadLetters({ brokers, security }, DEAD, Number.POSITIVE_INFINITY)
       const chosen = letters.filter(({ name }) => which === 'all' || which.includes(name))
-      // Put back first, then taken away: in between it is in both, and what comes twice has one effect.
-      await moving.send(chosen.map(({ text, key }) => ({ topic: REQUESTS, key: scopeOf(text) ?? key, value: text })))
-      await moving.send(chosen.map(({ key }) => ({ topic: DEAD, key, value: undefined })))
+      // The letter stays until it is over: who settles it takes it away, or writes it anew. Put back twice, it has one effect.
+      const headersOf = (letter: string) => ({ headers: { letter } })
+      await moving.send(
+        chosen.map(({ text, key }) => ({ topic: REQUESTS, key: scopeOf(text) ?? key, value: text, ...headersOf(key) })),
+      )
       return chosen.length
     },
     async close() {
@@ -166,17 +170,19 @@ function movedOf(message: StringMessage, disposition: Disposition | undefined): 
   const { topic, partition, offset, key, value } = message
   const attempts = `${letterOf(message).attempts + 1}`
   const origin = `${topic}:${partition}:${offset}`
+  const letter = message.headers.get('letter')
   switch (disposition?.fate) {
     case 'done':
-      return []
+      return letter === undefined ? [] : [{ topic: DEAD, key: letter, value: undefined }]
     case 'later': {
       const { dueMs, firstMs, reason } = disposition
-      const headers = { attempts, 'not-before': `${dueMs}`, 'put-off-since': `${firstMs}`, reason }
+      const times = { 'not-before': `${dueMs}`, 'put-off-since': `${firstMs}` }
+      const headers = { attempts, ...times, reason, ...(letter === undefined ? {} : { letter }) }
       return [{ topic: RETRY, key: key ?? '', value, headers }]
     }
     case 'dead': {
       const request = readMessage(value ?? '')
-      const name = typeof request === 'string' ? origin : formatId('trf', request.id)
+      const name = letter ?? (typeof request === 'string' ? origin : formatId('trf', request.id))
       const { reason } = disposition
       return [{ topic: DEAD, key: name, value: value ?? '', headers: { attempts, reason, origin } }]
     }

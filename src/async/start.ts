@@ -1,3 +1,4 @@
+import type { Subscription } from '../bus/bus.ts'
 import type { KafkaSecurity } from '../bus/kafkaSecurity.ts'
 import { isAsyncId } from '../core/asyncId.ts'
 import type { Request } from '../core/request.ts'
@@ -78,10 +79,14 @@ export function startAsync({
 }: AsyncOptions): {
   readonly later: Later
   readonly counts: Readonly<AsyncCounts>
+  /** Leaves the posting to other nodes; requests are still accepted. */
+  leaveOff(): Promise<void>
+  /** Accepts nothing more either. */
   stop(): Promise<void>
 } {
   const watch = createShardWatch(async (shard) => await router.shard(shard).reader.ping())
   const counts: AsyncCounts = { accepted: 0, posted: 0, dead: 0 }
+  let working: Subscription | undefined
   if (works) {
     const settle = createSettle({
       ...{ sagas, router, watch, onTrouble },
@@ -94,7 +99,7 @@ export function startAsync({
         onCount('dead', dead)
       },
     })
-    queue.work(settle)
+    working = queue.work(settle)
   }
   return {
     counts,
@@ -106,6 +111,9 @@ export function startAsync({
       },
       mayBe: isAsyncId,
       end: (tenantId, id) => findEnd(sql, tenantId, id),
+    },
+    async leaveOff() {
+      await working?.stop()
     },
     async stop() {
       await queue.close()

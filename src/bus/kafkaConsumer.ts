@@ -87,6 +87,15 @@ export function consumeKafka(
       ...{ highWaterMark: BATCH_MAX, retries: 3, retryDelay: 300, requestTimeout: 2 * sessionMs + FETCH_WAIT_MS },
     })
     consumer.on('error', () => {}) // whoever asks it is told
+    /** Since when a partition has been this member's without a break: what was read before is not for it to record. */
+    const tenures = new Map<string, symbol>()
+    consumer.on('consumer:group:join', () => {
+      const mine = new Set(
+        (consumer.assignments ?? []).flatMap(({ topic, partitions }) => partitions.map((p) => `${topic}:${p}`)),
+      )
+      for (const name of tenures.keys()) if (!mine.has(name)) tenures.delete(name)
+      for (const name of mine) if (!tenures.has(name)) tenures.set(name, Symbol(name))
+    })
     let stream: StringStream | undefined
     const end = () => stream?.destroy()
     /** Batches under way, in order; `last` ends when all of them are recorded, or it is clear that they won't be. */
@@ -121,34 +130,38 @@ export function consumeKafka(
 
     /** Handles a batch, and records it after those before it. @returns false if it ended before that */
     async function recorded(messages: readonly StringMessage[], before: Promise<boolean>): Promise<boolean> {
-      const isHandled = await handled(messages, consumer, partitions)
-      if (!(await before) || !isHandled) return false
-      await commit(consumer, messages)
+      const begun = new Map(messages.map((one) => [nameOf(one), tenures.get(nameOf(one))]))
+      const done = await handled(messages, consumer, partitions)
+      if (!(await before) || !done) return false
+      await commit(
+        consumer,
+        done.filter((one) => tenures.get(nameOf(one)) === begun.get(nameOf(one))),
+      )
       onProgress()
       return true
     }
   }
 
-  /** Tries until it goes through. @returns whether it did; not if this ends meanwhile */
+  /** Tries until it goes through. @returns what did; `undefined` if this ends meanwhile */
   async function handled(
     messages: readonly StringMessage[],
     consumer: StringConsumer,
     partitions: ReadonlyMap<string, number>,
-  ): Promise<boolean> {
+  ): Promise<readonly StringMessage[] | undefined> {
     for (let failures = 0; !signal.aborted; failures++) {
       // What went to another member meanwhile is left to it.
       const mine = failures === 0 ? messages : messages.filter((message) => isAssigned(consumer, message))
-      if (mine.length === 0) return true
+      if (mine.length === 0) return mine
       try {
         await handle(mine, signal, partitions)
-        return true
+        return mine
       } catch (error) {
-        if (signal.aborted) return false
+        if (signal.aborted) return undefined
         onTrouble(error)
         await pause(backoffMs(failures))
       }
     }
-    return false
+    return undefined
   }
 
   /** Records progress. Where that fails, the same comes again, or the next time records it too. */

@@ -49,7 +49,7 @@ type Reports = Pick<Consumers, 'lag' | 'progress'> & { readonly bus: Bus; stopRe
 export function startConsumers(options: ConsumersOptions): Consumers {
   const { groups, worksFor, isBusy = () => false } = options
   const { bus, stopRelay, lag, progress } = options.brokers.length === 0 ? onBlocks(options) : onKafka(options, isBusy)
-  for (const group of groups) if (worksFor(group.name)) bus.subscribe(inTurns(unhurried(group, isBusy)))
+  for (const group of groups) if (worksFor(group.name)) bus.subscribe(unhurried(inTurns(group), isBusy))
   return {
     ...{ lag, progress },
     async stop() {

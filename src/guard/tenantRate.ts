@@ -33,7 +33,8 @@ export function createTenantRate(perSecond: number, now: () => number = () => pe
     take(tenantId, weight) {
       const nowMs = now()
       const emptyMs = Math.max(0, (fullMs.get(tenantId) ?? 0) - nowMs)
-      const needed = Math.min(weight, perSecond) * msEach
+      // Not by multiplying: what fills a bucket must not be a rounding more than fits.
+      const needed = weight >= perSecond ? 1_000 : weight * msEach
       if (emptyMs + needed > 1_000) {
         return { isTaken: false, left: leftOf(emptyMs), waitSeconds: (emptyMs + needed - 1_000) / 1_000 }
       }

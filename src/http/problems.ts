@@ -73,7 +73,8 @@ export function sendProblem(error: ZerosumError, request: FastifyRequest, reply:
   return reply.code(problem.status).type('application/problem+json').serializer(JSON.stringify).send(problem)
 }
 
-function knownError(error: FastifyError): ZerosumError | undefined {
+/** What an error is to callers; `undefined` if nobody expected it. */
+export function knownError(error: FastifyError): ZerosumError | undefined {
   if (error instanceof ZerosumError) return error
   if (error.validation) return validationError(error)
   if (error.statusCode === 413) return new ZerosumError('payload_too_large')

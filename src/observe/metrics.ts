@@ -175,7 +175,7 @@ export function createMetrics({ version, queues, pools, cache, breakers }: Metri
   const shardUp = gauge('shard_up', '1 if the shard answered the last look.', 'shard')
   const sagas = gauge(
     'sagas_in_flight',
-    'Sagas that began on the shard and are not over; counted up to 100,000.',
+    'Sagas that began on the shard and are not over; counted up to 10,000.',
     'shard',
   )
   const sagaAge = gauge('saga_oldest_age_seconds', 'The age of the oldest of them; 0 if there is none.', 'shard')
@@ -194,7 +194,7 @@ export function createMetrics({ version, queues, pools, cache, breakers }: Metri
     last: gauge('audit_last_timestamp_seconds', 'When the last audit ended.'),
     success: gauge('audit_last_success_timestamp_seconds', 'When the last audit that found the books in order ended.'),
   }
-  const pending = gauge('webhook_pending', 'Deliveries of webhooks that are still to be made; counted up to 100,000.')
+  const pending = gauge('webhook_pending', 'Deliveries of webhooks that are still to be made; counted up to 10,000.')
   // The first of something rare would else be no rise.
   for (const reason of new Set(Object.values(SHED))) shed.inc({ reason }, 0)
   for (const code of REFUSALS) refusals.inc({ code }, 0)

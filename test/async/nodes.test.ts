@@ -264,7 +264,15 @@ describeWith('kafka', 'requests that nodes post from Kafka', () => {
       SECONDS,
     )
     expect((await record())?.refusal).toBe('to_not_found')
-    expect((await watching.dead(10)).map(({ text }) => text).sort()).toEqual(texts.slice(0, 2).sort())
+    await until(
+      async () =>
+        (await watching.dead(10))
+          .map(({ text }) => text)
+          .sort()
+          .join() === texts.slice(0, 2).sort().join(),
+      () => 'the letter stayed',
+      SECONDS,
+    )
   }, 300_000)
 })
 

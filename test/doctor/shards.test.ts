@@ -55,7 +55,7 @@ describe('the databases', () => {
       expect(says).toMatch(new RegExp(`^shard ${shard}: its clock`, 'm'))
       expect(says).toMatch(new RegExp(`^shard ${shard}: .* owns the schema`, 'm'))
     }
-    expect(says).toMatch(/^shards 0, 1: \d+ connections; a node takes up to 39/m)
+    expect(says).toMatch(/^shards 0, 1: \d+ connections; a node takes up to 41/m)
   })
 
   test('that are new are a warning', async () => {
@@ -128,16 +128,16 @@ describe('the databases', () => {
   test('that take fewer connections than the nodes that run need fail; without room for one node more they are a warning', async () => {
     const [url = ''] = urls
     const limit = (count: number) => `ALTER DATABASE ${nameOf(url)} CONNECTION LIMIT ${count}`
-    await change(url, limit(40), limit(-1))
+    await change(url, limit(45), limit(-1))
     expect(faultsOf(await look())).toEqual([
-      'warn shards 0, 1: 40 connections; a node takes up to 39; not one node more, as in a rolling restart',
+      'warn shards 0, 1: 45 connections; a node takes up to 41; not one node more, as in a rolling restart',
     ])
     const nodes = [1, 2].map(() => connect(url, { max: 1, role: null, name: presenceName(2) }))
     onTestFinished(async () => {
       await Promise.all(nodes.map((node) => node.end()))
     })
     for (const node of nodes) await node`SELECT 1`
-    expect(faultsOf(await look())).toEqual(['fail shards 0, 1: 40 connections; 2 nodes take up to 74'])
+    expect(faultsOf(await look())).toEqual(['fail shards 0, 1: 45 connections; 2 nodes take up to 78'])
   })
 
   test('whose server keeps the log for a replica that is gone are a warning', async () => {

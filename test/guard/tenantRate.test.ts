@@ -41,6 +41,10 @@ describe('the rate of a tenant', () => {
     expect(taken('a', 30)).toBe(false)
   })
 
+  it('lets a full bucket be taken at any rate', () => {
+    for (let perSecond = 1; perSecond <= 5_000; perSecond++) expect(open(perSecond).taken('a', perSecond)).toBe(true)
+  })
+
   it('may be less than one a second', () => {
     const { clock, taken } = open(0.5)
     expect([taken('a'), taken('a')]).toEqual([true, false])

@@ -10,14 +10,16 @@ export type QueuedRow = {
   readonly firstMs: number | null
 }
 
-/** Puts requests at the end; one that waits there already stays where it is. */
+/** Puts requests at the end; one that waits there already stays where it is, one that was set aside is tried again. */
 export async function addQueued(sql: Sql, requests: readonly Queued[]): Promise<void> {
   await sql`
     INSERT INTO queued_requests (id, message, due_us)
-    SELECT id, message, (extract(epoch FROM statement_timestamp()) * 1000000)::int8 + place
+    SELECT DISTINCT ON (id) id, message, (extract(epoch FROM statement_timestamp()) * 1000000)::int8 + place
     FROM unnest(${arrayLiteral(requests.map(({ id }) => id))}::uuid[],
                 ${arrayLiteral(requests.map(({ text }) => text))}::text[]) WITH ORDINALITY AS r (id, message, place)
-    ON CONFLICT (id) DO NOTHING`
+    ORDER BY id, place
+    ON CONFLICT (id) DO UPDATE SET due_us = EXCLUDED.due_us, attempts = 0, first_ms = NULL, reason = NULL, dead_us = NULL
+      WHERE queued_requests.dead_us IS NOT NULL`
 }
 
 /**

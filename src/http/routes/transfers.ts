@@ -1,5 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import Type, { type Static } from 'typebox'
 import { type LaterOperation, laterRequest } from '../../async/message.ts'
 import type { Later } from '../../async/start.ts'
@@ -12,7 +12,7 @@ import { endOf } from '../../saga/runner.ts'
 import { newId } from '../../shards/newId.ts'
 import { allowNoBody } from '../body.ts'
 import { appliedAsync, prefersAsync } from '../prefer.ts'
-import { type Problem, problemOf } from '../problems.ts'
+import { knownError, type Problem, problemOf } from '../problems.ts'
 import {
   Amount,
   Currency,
@@ -280,10 +280,9 @@ type ItemResult = {
 }
 
 function problemItem(request: FastifyRequest, error: unknown): { status: number; problem: Problem } {
-  if (!(error instanceof ZerosumError)) {
-    request.log.error({ err: error, correlationId: request.id }, 'an item of a batch failed unexpectedly')
-  }
-  const problem = problemOf(error instanceof ZerosumError ? error : new ZerosumError('internal_error'), request)
+  const known = error instanceof Error ? knownError(error as FastifyError) : undefined
+  if (!known) request.log.error({ err: error }, 'an item of a batch failed unexpectedly')
+  const problem = problemOf(known ?? new ZerosumError('internal_error'), request)
   return { status: problem.status, problem }
 }
 
