@@ -8,10 +8,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { formatId } from '../src/core/ids.ts'
 import { connect } from '../src/postgres/connect.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
-import { createDirectory, newKey } from '../src/tenants/directory.ts'
 import { whyUnavailable } from '../test/services/available.ts'
 import { startKafka } from '../test/services/kafka.ts'
-import { fund, migrated } from './ledger.ts'
+import { fund, migrated, openTenant } from './ledger.ts'
 import { type Pick, seededRandom, uniform } from './load.ts'
 import { startNode } from './node.ts'
 import { type Measure, printMeasures } from './report.ts'
@@ -37,11 +36,7 @@ export async function benchAsync({ accounts, transfers, seed, json }: AsyncOptio
   if (noKafka !== undefined) say(`without Kafka: ${noKafka}`)
   try {
     const url = await migrated(server, 'bench')
-    const tenants = createDirectory(url)
-    const tenantId = await tenants.ensureTenant('bench')
-    const key = newKey()
-    await tenants.addKey(tenantId, key, ['transfers:write'])
-    await tenants.close()
+    const { tenantId, key } = await openTenant(url, ['transfers:write'])
     say(`opening and funding ${accounts} accounts …`)
     const wallets = (await fund(url, tenantId, accounts)).map((id) => formatId('wal', id))
     const pick = uniform(wallets.length, seededRandom(seed))

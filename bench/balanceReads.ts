@@ -5,9 +5,8 @@ import { join } from 'node:path'
 import autocannon from 'autocannon'
 import { formatId } from '../src/core/ids.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
-import { createDirectory, newKey } from '../src/tenants/directory.ts'
 import { startRedis } from '../test/services/redis.ts'
-import { fund, migrated } from './ledger.ts'
+import { fund, migrated, openTenant } from './ledger.ts'
 import { seededRandom, uniform } from './load.ts'
 import { startNode } from './node.ts'
 import { type Measure, printMeasures } from './report.ts'
@@ -25,11 +24,7 @@ export async function benchBalanceReads({ accounts, seconds, seed, json }: Balan
   let node: ChildProcess | undefined
   try {
     const url = await migrated(server, 'bench')
-    const tenants = createDirectory(url)
-    const tenantId = await tenants.ensureTenant('bench')
-    const key = newKey()
-    await tenants.addKey(tenantId, key, ['wallets:read'])
-    await tenants.close()
+    const { tenantId, key } = await openTenant(url, ['wallets:read'])
     if (!json) console.log(`opening and funding ${accounts} accounts …`)
     const wallets = (await fund(url, tenantId, accounts)).slice(0, WALLETS_MAX)
     const started = await startNode(url, { REDIS_URL: redis.url })

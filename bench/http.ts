@@ -6,8 +6,7 @@ import { join } from 'node:path'
 import autocannon from 'autocannon'
 import { formatId } from '../src/core/ids.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
-import { createDirectory, newKey } from '../src/tenants/directory.ts'
-import { classicMeasure, copyDatabase, fund, migrated } from './ledger.ts'
+import { classicMeasure, copyDatabase, fund, migrated, openTenant } from './ledger.ts'
 import { type Pick, seededRandom, uniform } from './load.ts'
 import { startNode } from './node.ts'
 import { type Measure, printMeasures } from './report.ts'
@@ -26,11 +25,7 @@ export async function benchHttp({ accounts, seconds, seed, json }: HttpOptions):
   let node: ChildProcess | undefined
   try {
     const url = await migrated(server, 'bench')
-    const tenants = createDirectory(url)
-    const tenantId = await tenants.ensureTenant('bench')
-    const key = newKey()
-    await tenants.addKey(tenantId, key, ['transfers:write'])
-    await tenants.close()
+    const { tenantId, key } = await openTenant(url, ['transfers:write'])
     if (!json) console.log(`opening and funding ${accounts} accounts …`)
     const wallets = await fund(url, tenantId, accounts)
     await copyDatabase(server, 'bench', 'classic')

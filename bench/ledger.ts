@@ -4,6 +4,7 @@ import { createPoster } from '../src/ledger/poster.ts'
 import { connect } from '../src/postgres/connect.ts'
 import type { EmbeddedServer } from '../src/postgres/embedded.ts'
 import { migrate } from '../src/postgres/migrate.ts'
+import { createDirectory, newKey, type Scope } from '../src/tenants/directory.ts'
 import { prepareClassic, transferClassic } from './classic.ts'
 import { openWallet, type Pick, topUp, transfer } from './load.ts'
 import { type Measure, measureRun } from './report.ts'
@@ -79,4 +80,14 @@ export async function classicMeasure(
 export function draw(tenantId: string, wallets: string[], pick: Pick): Request {
   const { from, to } = pick()
   return transfer(tenantId, wallets[from] ?? '', wallets[to] ?? '', AMOUNT)
+}
+
+/** Makes the tenant of a benchmark, with a key. */
+export async function openTenant(url: string, scopes: readonly Scope[]): Promise<{ tenantId: string; key: string }> {
+  const tenants = createDirectory(url)
+  const tenantId = await tenants.ensureTenant('bench')
+  const key = newKey()
+  await tenants.addKey(tenantId, key, scopes)
+  await tenants.close()
+  return { tenantId, key }
 }

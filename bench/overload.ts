@@ -4,9 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { formatId } from '../src/core/ids.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
-import { createDirectory, newKey } from '../src/tenants/directory.ts'
 import { drawCurve, type Step } from './curve.ts'
-import { fund, migrated } from './ledger.ts'
+import { fund, migrated, openTenant } from './ledger.ts'
 import { seededRandom, uniform } from './load.ts'
 import { startNode } from './node.ts'
 import { type Flow, offer } from './openLoop.ts'
@@ -38,11 +37,7 @@ export async function benchOverload({ accounts, seconds, seed, json, svg }: Over
   let node: ChildProcess | undefined
   try {
     const url = await migrated(server, 'bench')
-    const tenants = createDirectory(url)
-    const tenantId = await tenants.ensureTenant('bench')
-    const key = newKey()
-    await tenants.addKey(tenantId, key, ['transfers:write'])
-    await tenants.close()
+    const { tenantId, key } = await openTenant(url, ['transfers:write'])
     if (!json) console.log(`opening and funding ${accounts} accounts …`)
     const ids = (await fund(url, tenantId, accounts)).map((id) => formatId('wal', id))
     const pick = uniform(ids.length, seededRandom(seed))

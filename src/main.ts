@@ -15,6 +15,7 @@ import { cacheGroup } from './consumers/cacheGroup.ts'
 import { HANDLER_CONNECTIONS, startConsumers } from './consumers/consumers.ts'
 import { webhooksGroup } from './consumers/webhooksGroup.ts'
 import type { Block } from './core/block.ts'
+import { openDatabases } from './databases.ts'
 import { type Demo, ensureDemo } from './demo.ts'
 import { startShedding } from './guard/shedding.ts'
 import { createTenantRate } from './guard/tenantRate.ts'
@@ -28,7 +29,6 @@ import { lookAround } from './observe/lookAround.ts'
 import { type BreakerState, createMetrics } from './observe/metrics.ts'
 import { startTracePruning } from './observe/tracePruning.ts'
 import { connect, poolUse } from './postgres/connect.ts'
-import { attachEmbedded, DirectoryInUse, type EmbeddedServer, startEmbedded } from './postgres/embedded.ts'
 import { PROJECTIONS, projectionsGroup } from './projections/group.ts'
 import { openProjections } from './projections/projections.ts'
 import { refuseCluster } from './redis/cluster.ts'
@@ -41,7 +41,7 @@ import { awaitShards } from './shards/awaitShards.ts'
 import { prepareShards } from './shards/map.ts'
 import { createRouter, type Router } from './shards/router.ts'
 import { openShard } from './shards/shard.ts'
-import { firstMapMadeUs, shardCountOf } from './shards/storedMap.ts'
+import { firstMapMadeUs } from './shards/storedMap.ts'
 import { createStopping } from './stopping.ts'
 import { createDirectory } from './tenants/directory.ts'
 import { readTls, TLS_VERSION_MIN, type Tls, type TlsFiles } from './tls/files.ts'
@@ -72,73 +72,6 @@ export type Node = {
   demo: Demo | undefined
   /** Answers what has come in, takes nothing more, closes everything. */
   stop(): Promise<void>
-}
-
-/** Databases to work on, and what ends that. */
-export type Databases = {
-  /** Makes the database of a shard that is to be added; it is `undefined` where databases are made by somebody else. */
-  create?(number: number): Promise<string>
-  /** Of the shards that there are, by number. */
-  readonly urls: readonly string[]
-  /** Also of those that are added later, if they are known already. */
-  urlOf(number: number): string | undefined
-  close(): Promise<void>
-}
-
-/** Of a new data directory; an older one keeps its own number. */
-const EMBEDDED_SHARDS = 2
-
-/** The databases a config names; the embedded server is started if it names none. @throws DirectoryInUse */
-export async function openDatabases(config: Config): Promise<Databases> {
-  if (config.shardUrls.length > 0) return databasesOf(config.shardUrls, async () => {})
-  const server = await startEmbedded(config.dataDir)
-  try {
-    await server.createDatabase('shard0')
-    const names = await embeddedDatabases(server)
-    for (const name of names) await server.createDatabase(name)
-    return embedded(server, names, () => server.stop())
-  } catch (error) {
-    await server.stop()
-    throw error
-  }
-}
-
-function databasesOf(urls: readonly string[], close: () => Promise<void>): Databases {
-  return { urls, urlOf: (number) => urls[number], close }
-}
-
-function embedded(
-  server: Pick<EmbeddedServer, 'url' | 'createDatabase'>,
-  names: readonly string[],
-  close: () => Promise<void>,
-): Databases {
-  const urlOf = (number: number) => server.url(nameOf(number))
-  return {
-    ...{ urls: names.map((name) => server.url(name)), urlOf, close },
-    async create(number) {
-      await server.createDatabase(nameOf(number))
-      return urlOf(number)
-    },
-  }
-}
-
-const nameOf = (number: number) => `shard${number}`
-
-/** The names of the databases that an embedded server has, or is to have. */
-async function embeddedDatabases(server: Pick<EmbeddedServer, 'url'>): Promise<string[]> {
-  const count = (await shardCountOf(server.url('shard0'))) ?? EMBEDDED_SHARDS
-  return Array.from({ length: count }, (_, number) => nameOf(number))
-}
-
-/** The same for commands that may work beside a running node: its embedded server is used if there is one. */
-export async function shareDatabases(config: Config): Promise<Databases> {
-  try {
-    return await openDatabases(config)
-  } catch (error) {
-    if (!(error instanceof DirectoryInUse)) throw error
-    const server = await attachEmbedded(config.dataDir)
-    return embedded(server, await embeddedDatabases(server), async () => {})
-  }
 }
 
 /** Starts a node: databases, shards, HTTP, in this order; what was opened is closed again if a later step fails. */

@@ -1,5 +1,5 @@
 import { type Config, ConfigError } from '../config.ts'
-import type { Databases } from '../main.ts'
+import type { Databases } from '../databases.ts'
 import { checkShards } from '../shards/map.ts'
 import { type Finding, notesOn, reasonOf } from './finding.ts'
 import { checkKafka } from './kafka.ts'
