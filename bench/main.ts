@@ -15,6 +15,7 @@ const { positionals, values } = parseArgs({
     seconds: { type: 'string', default: '20' },
     seed: { type: 'string', default: '1' },
     svg: { type: 'string' },
+    direct: { type: 'boolean', default: false },
   },
 })
 
@@ -25,6 +26,7 @@ const options = {
   seconds: Number(values.seconds),
   seed: Number(values.seed),
   svg: values.svg,
+  direct: values.direct,
 }
 
 switch (positionals[0]) {
@@ -48,7 +50,7 @@ switch (positionals[0]) {
     break
   default:
     console.error(
-      'usage: npm run bench -- posting|async|http|cross-shard|balance-reads|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--json]',
+      'usage: npm run bench -- posting|async|http|cross-shard|balance-reads|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--direct] [--json]',
     )
     process.exitCode = 2
 }

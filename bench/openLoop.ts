@@ -10,6 +10,8 @@ export type Flow = {
   /** From when a request was due to when its answer was there, in milliseconds, of those that were accepted, ascending. */
   acceptedMs: number[]
   refusedMs: number[]
+  /** How many were accepted while who asked was still there: within `IN_TIME_MS`. */
+  inTime: number
   /** Of all that was refused: how many without saying when to come again. */
   withoutRetryAfter: number
   /** Accepted, by the second in which they were due. */
@@ -27,7 +29,10 @@ export type OpenLoopOptions = {
   seconds: number
 }
 
-const CONNECTIONS_MAX = 2_000
+/** What comes later is of no use to who asked. */
+export const IN_TIME_MS = 1_000
+/** Two files each where there is a balancer between, and a process has 20,000 on most machines. */
+const CONNECTIONS_MAX = 8_000
 /** After the last request was due. */
 const ANSWER_MS_MAX = 15_000
 
@@ -44,7 +49,7 @@ export async function offer({ url, path, headers, body, perSecond, seconds }: Op
   )
   const before = `POST ${path} HTTP/1.1\r\n${head.join('')}`
   const flow: Flow = {
-    ...{ offered: 0, seconds, statuses: new Map(), acceptedMs: [], refusedMs: [], withoutRetryAfter: 0 },
+    ...{ offered: 0, seconds, statuses: new Map(), acceptedMs: [], refusedMs: [], inTime: 0, withoutRetryAfter: 0 },
     acceptedBySecond: Array.from({ length: seconds }, () => 0),
     refusedBySecond: Array.from({ length: seconds }, () => 0),
   }
@@ -62,6 +67,7 @@ export async function offer({ url, path, headers, body, perSecond, seconds }: Op
     const tookMs = performance.now() - dueMs
     if (status >= 200 && status < 300) {
       flow.acceptedMs.push(tookMs)
+      if (tookMs <= IN_TIME_MS) flow.inTime += 1
       flow.acceptedBySecond[second] = (flow.acceptedBySecond[second] ?? 0) + 1
     } else {
       flow.refusedMs.push(tookMs)

@@ -4,11 +4,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { formatId } from '../src/core/ids.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
+import { whyUnavailable } from '../test/services/available.ts'
+import { type Haproxy, startHaproxy } from '../test/services/haproxy.ts'
 import { drawCurve, type Step } from './curve.ts'
 import { fund, migrated, openTenant } from './ledger.ts'
 import { seededRandom, uniform } from './load.ts'
 import { startNode } from './node.ts'
-import { type Flow, offer } from './openLoop.ts'
+import { type Flow, IN_TIME_MS, offer } from './openLoop.ts'
 
 export type OverloadOptions = {
   accounts: number
@@ -16,25 +18,30 @@ export type OverloadOptions = {
   seed: number
   json: boolean
   svg: string | undefined
+  /** Without a balancer before the node. */
+  direct: boolean
 }
 
 const FIRST_PER_SECOND = 500
+/** A new process is slow for the first seconds. */
+const WARM_UP = [500, 1_000, 2_000]
 const GROWTH = 1.3
 const STEPS_MAX = 15
-/** The point at which it breaks: less than this part of what is offered goes through, or accepted ones take longer than this. */
+/** The point at which it breaks: less than this part of what is offered goes through in time. */
 const THROUGH_MIN = 0.95
-const P99_MS_MAX = 1_000
 const TIMES = [1, 1.5, 2, 3]
 const RECOVERY_SECONDS = 10
 
 /**
  * Single transfers that arrive at a constant rate at a node in a process of its own: more and more until it breaks, then up to three times
- * that, then half of it. The load generator, the node and PostgreSQL share the machine.
+ * that, then half of it. Behind the balancer that the project ships (deploy/haproxy), unless asked otherwise. The load generator, the balancer,
+ * the node and PostgreSQL share the machine.
  */
-export async function benchOverload({ accounts, seconds, seed, json, svg }: OverloadOptions): Promise<void> {
+export async function benchOverload({ accounts, seconds, seed, json, svg, direct }: OverloadOptions): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'zerosum-bench-'))
   const server = await startEmbedded(directory)
   let node: ChildProcess | undefined
+  let balancer: Haproxy | undefined
   try {
     const url = await migrated(server, 'bench')
     const { tenantId, key } = await openTenant(url, ['transfers:write'])
@@ -44,9 +51,13 @@ export async function benchOverload({ accounts, seconds, seed, json, svg }: Over
     const started = await startNode(url)
     node = started.node
     const { pid } = node
+    const why = direct ? 'as asked' : await whyUnavailable('haproxy')
+    if (why === undefined) balancer = await startHaproxy([new URL(started.url).host])
+    const front = balancer?.url ?? started.url
+    if (!json) console.log(why === undefined ? 'behind HAProxy:' : `without a balancer: ${why}`)
     const load = (perSecond: number, seconds: number) =>
       offer({
-        ...{ url: started.url, path: '/v1/transfers', perSecond, seconds },
+        ...{ url: front, path: '/v1/transfers', perSecond, seconds },
         headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
         body() {
           const { from, to } = pick()
@@ -59,13 +70,13 @@ export async function benchOverload({ accounts, seconds, seed, json, svg }: Over
       return made
     }
 
-    await load(FIRST_PER_SECOND, 3)
+    for (const perSecond of WARM_UP) await load(perSecond, 3)
     if (!json) console.log(HEADINGS)
     const climb: Step[] = []
     for (let rate = FIRST_PER_SECOND; climb.length < STEPS_MAX; rate *= GROWTH) {
       const made = await step(rate)
       climb.push(made)
-      if (made.goodput < THROUGH_MIN * made.offered || made.p99Ms > P99_MS_MAX) break
+      if (made.goodput < THROUGH_MIN * made.offered || made.p99Ms > IN_TIME_MS) break
     }
     const breaking = Math.max(...climb.map(({ goodput }) => goodput))
     if (!json) console.log(`it breaks at ${breaking.toFixed(0)}/s; from there:`)
@@ -100,24 +111,25 @@ export async function benchOverload({ accounts, seconds, seed, json, svg }: Over
       console.log(`seconds after the flood until the last refusal: ${recoverySeconds} (the bar is 5)`)
     }
   } finally {
+    await balancer?.process.stop()
     node?.kill('SIGTERM')
     await server.stop()
     await rm(directory, { recursive: true, force: true })
   }
 }
 
-function stepOf({ offered, seconds, statuses, acceptedMs, refusedMs }: Flow, memoryMb: number): Step {
+function stepOf({ offered, seconds, statuses, inTime, acceptedMs, refusedMs }: Flow, memoryMb: number): Step {
   const at = (sorted: readonly number[], part: number) => sorted[Math.floor(sorted.length * part)] ?? 0
   return {
     offered: offered / seconds,
-    goodput: acceptedMs.length / seconds,
+    goodput: inTime / seconds,
     ...{ p50Ms: at(acceptedMs, 0.5), p99Ms: at(acceptedMs, 0.99), refusedP99Ms: at(refusedMs, 0.99) },
     statuses: Object.fromEntries([...statuses].toSorted(([a], [b]) => a - b)),
     memoryMb,
   }
 }
 
-const HEADINGS = 'offered/s  accepted/s   p50 ms   p99 ms  refused p99 ms   MB  answers'
+const HEADINGS = 'offered/s  good/s       p50 ms   p99 ms  refused p99 ms   MB  answers'
 
 function lineOf({ offered, goodput, p50Ms, p99Ms, refusedP99Ms, statuses, memoryMb }: Step): string {
   const cell = (value: number, width: number) => value.toFixed(0).padStart(width)

@@ -38,7 +38,7 @@ export type Config = {
   /** What a tenant may ask of this node, a second; `undefined` is as much as it can take. */
   readonly tenantRate: number | undefined
   /** A node that has no rest and is later than that with what it has to do refuses some of what comes, in milliseconds. */
-  readonly lagMsMax: number
+  readonly ageMsMax: number
   /** How long a node that stops says that it is not ready, and answers all the same. */
   readonly drainMs: number
   /** How long a node that starts waits for databases that do not answer. */
@@ -74,7 +74,7 @@ const CONNECTIONS_MAX = 10_000
 const KAFKA_PARTITIONS = 12
 const KAFKA_PARTITIONS_MAX = 1_000
 const TENANT_RATE_MAX = 1_000_000
-const LAG_MS_MAX = 200
+const AGE_MS_MAX = 200
 const DRAIN_MS = 500
 const DRAIN_MS_MAX = 60_000
 const START_WAIT_MS = 60_000
@@ -136,7 +136,7 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
     mistakes.push(`ZEROSUM_WEBHOOKS_ALLOW_PRIVATE is "${allowPrivate}": say true or false`)
   }
   const tenantRate = numberOf('ZEROSUM_TENANT_RATE', env, { min: 1, max: TENANT_RATE_MAX }, mistakes)
-  const lagMsMax = numberOf('ZEROSUM_LAG_MS_MAX', env, { min: 10, max: 60_000 }, mistakes) ?? LAG_MS_MAX
+  const ageMsMax = numberOf('ZEROSUM_AGE_MS_MAX', env, { min: 10, max: 60_000 }, mistakes) ?? AGE_MS_MAX
   const drainMs = numberOf('ZEROSUM_DRAIN_MS', env, { min: 0, max: DRAIN_MS_MAX }, mistakes) ?? DRAIN_MS
   const startWaitMs =
     numberOf('ZEROSUM_START_WAIT_MS', env, { min: 0, max: START_WAIT_MS_MAX }, mistakes) ?? START_WAIT_MS
@@ -158,7 +158,7 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
     dataDir: env['ZEROSUM_DATA_DIR'] || './.zerosum',
     demoKey,
     webhooksAllowPrivate: allowPrivate === 'true',
-    ...{ tenantRate, lagMsMax },
+    ...{ tenantRate, ageMsMax },
     ...{ drainMs, startWaitMs, tracing },
     log: { form, level },
     // In containers the pid is often 1, and the host name may be given again.

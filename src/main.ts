@@ -240,7 +240,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     })
     stopping.add('answers', 'the look around for metrics', watching)
 
-    const shedding = startShedding(config.lagMsMax)
+    const shedding = startShedding(config.ageMsMax)
     stopping.add('sagas', 'the watch over the event loop', async () => shedding.stop())
     const tenantRate = config.tenantRate === undefined ? undefined : createTenantRate(config.tenantRate)
     const tls = config.tlsFiles && readTls(config.tlsFiles)

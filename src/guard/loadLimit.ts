@@ -19,23 +19,29 @@ export type LoadLimit = {
 export type Measure = {
   /** How long it really was, in milliseconds. */
   readonly elapsedMs: number
-  /** How much later than asked for the event loop came to it, in milliseconds. */
-  readonly lagMs: number
+  /** How long a request that comes now can expect to be in this process, in milliseconds. */
+  readonly ageMs: number
+  /** What was served lately, in weight a second. */
+  readonly servedPerSecond: number
   /** The part of lately in which the event loop was at work, 0 to 1. */
   readonly utilization: number
 }
 
-/** A pause alone (garbage, a slow disk) lags too: only a loop that has no rest, for so long, is full. */
+/** Requests also grow old by a pause (garbage) or by waiting for a silent shard: only a loop that has no rest, for so long, is full. */
 const UTILIZATION_MAX = 0.9
 const FULL_MS = 500
-const LESS = 0.85
+const LESS = 0.8
 const MORE = 1.03
+/** At most so much more at once, when the loop has rest and yet something is refused. */
+const MORE_MAX = 1.3
+/** Windows after which it is seen what a lower limit does. */
+const EFFECT_WINDOWS = 5
 /** It never goes lower, a second. */
 const PER_SECOND_MIN = 20
 /** Windows without a refusal after which there is no limit any more. */
 const CALM_WINDOWS = 10
-/** What a request costs is learned in windows with so many, and no refusals; the newest counts for that part. */
-const LEARN_MIN = 10
+/** What a request costs is learned while so many are served and none is refused; the newest counts for that part. */
+const LEARN_PER_SECOND_MIN = 100
 const LEARN_PART = 0.2
 /** When serving takes less of the time than that, the rest is refusing: to serve less would not help. */
 const SERVING_MIN = 0.5
@@ -45,46 +51,45 @@ const OTHER_PART = 0.05
 type Window = { asked: Map<string, number>; admitted: Map<string, number>; share: number }
 
 /**
- * Additive increase is too slow for a wallet and a fixed limit is wrong on every other machine: so the limit begins at what was let in when
- * the event loop first fell behind, falls while it does, and rises while it does not. Within it tenants share by need: whoever asks for
+ * Additive increase is too slow for a wallet and a fixed limit is wrong on every other machine: so the limit begins below what was served when
+ * requests first grew too old, falls while they do, and rises while they do not. Within it tenants share by need: whoever asks for
  * little gets all of it, the rest is even (max-min fairness), by what they asked for in the window before. Money movement has its share
  * first, everything else what that leaves, and a twentieth at least.
  *
  * Refusing is work too: beyond some load the process has too much to do whatever it lets in. Then half of its time is for serving, so that
  * something gets done.
  * @param windowMs between ticks
- * @param lagMsMax an event loop that has no rest and lags by more has too much to do
+ * @param ageMsMax an event loop that has no rest, and in which requests grow older than that, has too much to do
  */
-export function createLoadLimit(windowMs: number, lagMsMax: number): LoadLimit {
+export function createLoadLimit(windowMs: number, ageMsMax: number): LoadLimit {
   const windows: Record<Priority, Window> = { money: emptyWindow(), other: emptyWindow() }
   let perSecond: number | undefined
-  let admitted = 0
   let isRefusing = false
   let calm = 0
   let fullMs = 0
+  let sinceCut = EFFECT_WINDOWS
   /** What one of weight 1 takes, in milliseconds. */
   let costMs: number | undefined
 
-  function adjust({ elapsedMs, lagMs, utilization }: Measure): void {
-    const wasPerSecond = (admitted * 1_000) / elapsedMs
-    const busyMs = elapsedMs * utilization
-    if (!isRefusing && admitted >= LEARN_MIN) {
-      const latelyMs = busyMs / admitted
+  function adjust({ elapsedMs, ageMs, servedPerSecond, utilization }: Measure): void {
+    if (!isRefusing && servedPerSecond >= LEARN_PER_SECOND_MIN) {
+      const latelyMs = (1_000 * utilization) / servedPerSecond
       costMs = costMs === undefined ? latelyMs : costMs + (latelyMs - costMs) * LEARN_PART
     }
-    fullMs = lagMs > lagMsMax && utilization > UTILIZATION_MAX ? fullMs + elapsedMs : 0
+    fullMs = ageMs > ageMsMax && utilization > UTILIZATION_MAX ? fullMs + elapsedMs : 0
+    sinceCut += 1
     if (fullMs > (perSecond === undefined ? FULL_MS : 0)) {
+      calm = 0
+      if (sinceCut < EFFECT_WINDOWS) return
+      sinceCut = 0
       const leastPerSecond =
         costMs === undefined ? PER_SECOND_MIN : Math.max(PER_SECOND_MIN, (SERVING_MIN * 1_000) / costMs)
-      perSecond = Math.max(leastPerSecond, Math.min(perSecond ?? Infinity, wasPerSecond) * LESS)
-      calm = 0
+      perSecond = Math.max(leastPerSecond, Math.min(perSecond ?? Infinity, servedPerSecond) * LESS)
     } else if (perSecond !== undefined) {
       calm = isRefusing ? 0 : calm + 1
-      if (isRefusing) perSecond *= MORE
+      if (isRefusing) perSecond *= Math.min(MORE_MAX, Math.max(MORE, UTILIZATION_MAX / utilization))
       if (calm >= CALM_WINDOWS) perSecond = undefined
     }
-    admitted = 0
-    isRefusing = false
   }
 
   function share(): void {
@@ -109,11 +114,11 @@ export function createLoadLimit(windowMs: number, lagMsMax: number): LoadLimit {
         return false
       }
       window.admitted.set(tenantId, before + weight)
-      admitted += weight
       return true
     },
     tick(measure) {
       adjust(measure)
+      isRefusing = false
       share()
     },
     get perSecond() {

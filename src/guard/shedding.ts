@@ -5,34 +5,59 @@ import { createLoadLimit, type Priority } from './loadLimit.ts'
 export type Shedding = {
   /** @param weight 1 for a small request; more for what is more work */
   admit(tenantId: string, priority: Priority, weight: number): boolean
+  /** What was let in begins; to be called when it is answered or broken off. Not for what has no end of its own. */
+  began(weight: number): () => void
   /** What may be let in, weight a second; `undefined` while there is no limit. */
   readonly perSecond: number | undefined
   stop(): void
 }
 
 const WINDOW_MS = 100
-/** Of the windows over which utilization is taken together: a single one is all work or all rest. */
-const UTILIZATION_WINDOWS = 5
+/** Of the windows that are looked at together: a single one is all work or all rest. */
+const WINDOWS = 5
+/** A window that is over for so long is looked at by whoever comes: a loop that has no rest may not come to its timers for seconds. */
+const OVERDUE_MS = 50
 
 /**
- * Watches this process's event loop, and sets by it what may be let in (loadLimit.ts).
- * @param lagMsMax how late a busy event loop may be
+ * Watches this process's event loop and how many requests are in it, and sets by them what may be let in (loadLimit.ts). The loop's lag
+ * alone would not do: a thousand waiting requests are a thousand short tasks, between which its timers come in time.
+ * @param ageMsMax how long requests may be in here while the event loop has no rest
  */
-export function startShedding(lagMsMax: number): Shedding {
-  const limit = createLoadLimit(WINDOW_MS, lagMsMax)
-  const past = Array.from({ length: UTILIZATION_WINDOWS }, () => performance.eventLoopUtilization())
-  let beganMs = performance.now()
-  const timer = setInterval(() => {
-    const nowMs = performance.now()
-    const elapsedMs = nowMs - beganMs
-    beganMs = nowMs
-    const now = performance.eventLoopUtilization()
-    const { utilization } = performance.eventLoopUtilization(now, past.shift())
+export function startShedding(ageMsMax: number): Shedding {
+  const limit = createLoadLimit(WINDOW_MS, ageMsMax)
+  // In weight.
+  let present = 0
+  let ended = 0
+  const take = () => ({ ms: performance.now(), ended, loop: performance.eventLoopUtilization() })
+  const past = Array.from({ length: WINDOWS }, take)
+  let last = take()
+
+  function look(): void {
+    const now = take()
+    const first = past.shift() ?? now
     past.push(now)
-    limit.tick({ elapsedMs, lagMs: elapsedMs - WINDOW_MS, utilization })
-  }, WINDOW_MS).unref()
+    const elapsedMs = now.ms - last.ms
+    // By Little's law, and what came in while the loop could not look.
+    const servedPerSecond = (1_000 * (now.ended - first.ended)) / (now.ms - first.ms)
+    const ageMs = (1_000 * present) / Math.max(1, servedPerSecond) + elapsedMs - WINDOW_MS
+    const { utilization } = performance.eventLoopUtilization(now.loop, first.loop)
+    last = now
+    limit.tick({ elapsedMs, ageMs, servedPerSecond, utilization })
+  }
+
+  const timer = setInterval(look, WINDOW_MS).unref()
   return {
-    admit: (tenantId, priority, weight) => limit.admit(tenantId, priority, weight, Math.random()),
+    admit(tenantId, priority, weight) {
+      if (performance.now() - last.ms > WINDOW_MS + OVERDUE_MS) look()
+      return limit.admit(tenantId, priority, weight, Math.random())
+    },
+    began(weight) {
+      present += weight
+      return () => {
+        present -= weight
+        ended += weight
+      }
+    },
     get perSecond() {
       return limit.perSecond
     },

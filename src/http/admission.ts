@@ -5,7 +5,7 @@ import type { TenantRate } from '../guard/tenantRate.ts'
 
 export type Guards = {
   /** Refuses what this node has no room for. */
-  shedding?: Pick<Shedding, 'admit'> | undefined
+  shedding?: Pick<Shedding, 'admit' | 'began'> | undefined
   /** Refuses what a tenant asks beyond its rate. */
   tenantRate?: TenantRate | undefined
 }
@@ -31,10 +31,12 @@ export function admitRequests(app: FastifyInstance, { shedding, tenantRate }: Gu
     })
   }
   if (shedding) {
-    app.addHook('onRequest', async (request) => {
-      const priority = request.routeOptions.config.scope === 'transfers:write' ? 'money' : 'other'
-      if (shedding.admit(request.principal.tenantId, priority, weightOf(request))) return
-      throw new ZerosumError('overloaded')
+    app.addHook('onRequest', async (request, reply) => {
+      const { scope, isStream } = request.routeOptions.config
+      const priority = scope === 'transfers:write' ? 'money' : 'other'
+      const weight = weightOf(request)
+      if (!shedding.admit(request.principal.tenantId, priority, weight)) throw new ZerosumError('overloaded')
+      if (!isStream) reply.raw.once('close', shedding.began(weight))
     })
   }
 }

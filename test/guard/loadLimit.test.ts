@@ -22,6 +22,7 @@ function run(limit: LoadLimit, sources: readonly Source[], seconds: number, rand
       .map((source) => ({ source, order: random() }))
       .sort((a, b) => a.order - b.order)
     let workMs = 0
+    let served = 0
     for (const flow of flows.values()) flow.perWindow.push(0)
     for (const { source } of asked) {
       const { tenant, priority = 'money', weight = 1 } = source
@@ -31,11 +32,18 @@ function run(limit: LoadLimit, sources: readonly Source[], seconds: number, rand
       workMs += isIn ? SERVED_MS * weight : REFUSED_MS
       if (!isIn) continue
       flow.served += 1
+      served += weight
       flow.perWindow.push((flow.perWindow.pop() ?? 0) + 1)
     }
     elapsedMs = Math.max(WINDOW_MS, workMs)
     lags.push(elapsedMs - WINDOW_MS)
-    limit.tick({ elapsedMs, lagMs: elapsedMs - WINDOW_MS, utilization: Math.min(1, workMs / elapsedMs) })
+    const servedPerSecond = (served * 1_000) / elapsedMs
+    limit.tick({
+      elapsedMs,
+      ageMs: elapsedMs - WINDOW_MS,
+      servedPerSecond,
+      utilization: Math.min(1, workMs / elapsedMs),
+    })
   }
   const perSecond = (source: Source) => (flows.get(source)?.served ?? 0) / seconds
   return { flows, lags, perSecond, total: sources.reduce((sum, source) => sum + perSecond(source), 0) }
@@ -57,10 +65,10 @@ describe('the load limit', () => {
   it('is not set by a pause alone', () => {
     const limit = createLoadLimit(WINDOW_MS, 100)
     limit.admit('a', 'money', 1, 0)
-    limit.tick({ elapsedMs: 900, lagMs: 800, utilization: 0.6 })
-    limit.tick({ elapsedMs: 400, lagMs: 300, utilization: 1 })
-    limit.tick({ elapsedMs: 100, lagMs: 0, utilization: 1 })
-    limit.tick({ elapsedMs: 400, lagMs: 300, utilization: 1 })
+    limit.tick({ elapsedMs: 900, ageMs: 800, servedPerSecond: 100, utilization: 0.6 })
+    limit.tick({ elapsedMs: 400, ageMs: 300, servedPerSecond: 100, utilization: 1 })
+    limit.tick({ elapsedMs: 100, ageMs: 0, servedPerSecond: 100, utilization: 1 })
+    limit.tick({ elapsedMs: 400, ageMs: 300, servedPerSecond: 100, utilization: 1 })
     expect(limit.perSecond).toBeUndefined()
   })
 
@@ -73,6 +81,50 @@ describe('the load limit', () => {
     // Once it has found its place.
     const after = lags.slice(30)
     expect(after.filter((ms) => ms > 250).length / after.length).toBeLessThan(0.02)
+  })
+
+  it('keeps requests young where they wait in turns, so that the loop is never late', () => {
+    const limit = createLoadLimit(WINDOW_MS, 200)
+    const offered = (2 * 1_000) / SERVED_MS / 10
+    const ages: number[] = []
+    const servedAll: number[] = []
+    const endedLately: number[] = []
+    let present = 0
+    for (let window = 0; window < 300; window++) {
+      let admitted = 0
+      for (let i = 0; i < offered; i++) if (limit.admit('a', 'money', 1, random())) admitted += 1
+      present += admitted
+      const canServe = Math.floor((WINDOW_MS - (offered - admitted) * REFUSED_MS) / SERVED_MS)
+      const served = Math.min(present, canServe)
+      present -= served
+      servedAll.push(served)
+      endedLately.push(served)
+      if (endedLately.length > 5) endedLately.shift()
+      const ended = endedLately.reduce((sum, count) => sum + count, 0)
+      const ageMs = (present * WINDOW_MS * endedLately.length) / Math.max(1, ended)
+      ages.push(ageMs)
+      const workMs = served * SERVED_MS + (offered - admitted) * REFUSED_MS
+      limit.tick({
+        elapsedMs: WINDOW_MS,
+        ageMs,
+        servedPerSecond: (ended * 1_000) / WINDOW_MS / endedLately.length,
+        utilization: Math.min(1, workMs / WINDOW_MS),
+      })
+    }
+    // Once it has found its place.
+    const after = ages.slice(50)
+    expect(Math.max(...after)).toBeLessThan(1_000)
+    const most = (WINDOW_MS - (offered / 2) * REFUSED_MS) / SERVED_MS
+    expect(servedAll.slice(50).reduce((sum, count) => sum + count, 0) / 250).toBeGreaterThan(0.8 * most)
+  })
+
+  it('is not set by requests that wait for something else', () => {
+    const limit = createLoadLimit(WINDOW_MS, 200)
+    for (let window = 0; window < 100; window++) {
+      limit.admit('a', 'money', 1, 0)
+      limit.tick({ elapsedMs: WINDOW_MS, ageMs: 5_000, servedPerSecond: 10, utilization: 0.5 })
+    }
+    expect(limit.perSecond).toBeUndefined()
   })
 
   it('goes on serving when refusing alone is more than the process can do', () => {

@@ -8,6 +8,7 @@ const PER_SECOND = 20
 
 let api: Api
 let isFull = false
+let present = 0
 let asked: { tenantId: string; priority: Priority; weight: number }[] = []
 const clock = { ms: 0 }
 
@@ -18,6 +19,12 @@ beforeAll(async () => {
         admit(tenantId, priority, weight) {
           asked.push({ tenantId, priority, weight })
           return !isFull
+        },
+        began() {
+          present += 1
+          return () => {
+            present -= 1
+          }
         },
       },
       tenantRate: createTenantRate(PER_SECOND, () => clock.ms),
@@ -93,6 +100,7 @@ test('money movement goes before all else, and a large body weighs more', async 
   expect(asked.map(({ priority }) => priority)).toEqual(['money', 'other', 'money'])
   expect(asked.map(({ weight }) => weight)).toEqual([1, 1, 1 + Math.floor(JSON.stringify(body).length / 2_048)])
   expect(new Set(asked.map(({ tenantId }) => tenantId))).toEqual(new Set([api.tenantIds.alpha]))
+  expect(present).toBe(0)
 })
 
 test('health is asked of a full node too, and whoever has no key is told so', async () => {

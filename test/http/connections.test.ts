@@ -21,7 +21,7 @@ test('a busy node keeps to the number of connections that is told of it, and use
     ...{ PORT: '0', ZEROSUM_SHARDS: urls.join(','), ZEROSUM_DEMO_KEY, ZEROSUM_DRAIN_MS: '0' },
     ZEROSUM_LOG: 'silent',
     ...{ ZEROSUM_CONSUMERS: 'cache,projections,webhooks', ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: 'true' },
-    ZEROSUM_LAG_MS_MAX: '60000',
+    ZEROSUM_AGE_MS_MAX: '60000',
   })
   const node = await startNode(config, openLog(config.log))
   onTestFinished(() => node.stop())

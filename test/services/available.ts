@@ -7,7 +7,7 @@ import { fetchKafkaJars, hasKafkaJars } from './kafkaJars.ts'
 const run = promisify(execFile)
 const JAVA_MIN = 17
 
-export type Service = 'redis' | 'kafka' | 'prometheus' | 'alertmanager'
+export type Service = 'redis' | 'kafka' | 'prometheus' | 'alertmanager' | 'haproxy'
 
 /** How to find out why a service can't be had. */
 const WHY: Readonly<Record<Service, () => Promise<string | undefined>>> = {
@@ -15,6 +15,7 @@ const WHY: Readonly<Record<Service, () => Promise<string | undefined>>> = {
   kafka: whyNoKafka,
   prometheus: whyNoPrometheus,
   alertmanager: whyNoAlertmanager,
+  haproxy: whyNoHaproxy,
 }
 
 const answers = new Map<Service, Promise<string | undefined>>()
@@ -86,6 +87,11 @@ async function whyNoAlertmanager(): Promise<string | undefined> {
   return found === undefined
     ? 'there is no amtool in PATH (Debian: apt-get install prometheus-alertmanager)'
     : undefined
+}
+
+async function whyNoHaproxy(): Promise<string | undefined> {
+  const found = await outputOf('haproxy', ['-v'])
+  return found === undefined ? 'there is no haproxy in PATH (Debian: apt-get install haproxy)' : undefined
 }
 
 /** What a program prints; `undefined` if it can't be run. */

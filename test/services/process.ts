@@ -15,6 +15,8 @@ export type Program = {
   readonly name: string
   readonly file: string
   readonly args: readonly string[]
+  /** Beside what this process has. */
+  readonly env?: NodeJS.ProcessEnv
   /** Whether it serves by now, from what it has printed since it was started. */
   isReady(output: string): boolean | Promise<boolean>
 }
@@ -110,8 +112,8 @@ async function started(program: Program): Promise<Running> {
   throw new Error(`${program.name} did not start; it said:\n${server.output}`)
 }
 
-async function spawned({ name, file, args }: Program): Promise<Running> {
-  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+async function spawned({ name, file, args, env }: Program): Promise<Running> {
+  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } })
   await new Promise<void>((done, fail) => {
     child.once('spawn', done).once('error', (cause) => fail(new Error(`${name} cannot be run: ${file}`, { cause })))
   })

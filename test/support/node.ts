@@ -171,7 +171,7 @@ function spawnCli(
     env: {
       ...{ PATH, HOME, TMPDIR, HOST: '127.0.0.1', PORT: '0' },
       // The machine may be busy with other tests: a node that gets no time would refuse what is asked.
-      ZEROSUM_LAG_MS_MAX: '60000',
+      ZEROSUM_AGE_MS_MAX: '60000',
       ...{ ZEROSUM_DRAIN_MS: `${times.drainMs ?? 0}`, ZEROSUM_START_WAIT_MS: `${times.startWaitMs ?? 1_000}` },
       ...{ ZEROSUM_LOG: log.form ?? 'pretty', ZEROSUM_LOG_LEVEL: log.level ?? 'warn' },
       ...(databaseUrl === undefined ? {} : { ZEROSUM_SHARDS: databaseUrl }),

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import Type from 'typebox'
 import { ZerosumError } from '../../errors.ts'
+import { ReadsSaturated } from '../../guard/readGuard.ts'
 import type { Router } from '../../shards/router.ts'
 import { Problems } from '../schemas.ts'
 
@@ -47,7 +48,7 @@ export function healthRoutes(router: Router, stopping?: AbortSignal): FastifyPlu
   }
 }
 
-/** False if it fails or takes too long. */
+/** False if it fails or takes too long. A shard that is asked so much that this must wait is there: balancers must not take the node out for that. */
 async function answers(ping: Promise<void>): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<false>((done) => {
@@ -55,7 +56,7 @@ async function answers(ping: Promise<void>): Promise<boolean> {
   })
   const answered = ping.then(
     () => true,
-    () => false,
+    (error: unknown) => error instanceof ReadsSaturated,
   )
   return await Promise.race([answered, late]).finally(() => clearTimeout(timer))
 }

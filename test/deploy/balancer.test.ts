@@ -1,0 +1,227 @@
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, onTestFinished, test } from 'vitest'
+import { PROBLEMS } from '../../src/errors.ts'
+import { describeWith } from '../services/available.ts'
+import { type Haproxy, startHaproxy } from '../services/haproxy.ts'
+import { freePorts } from '../services/ports.ts'
+
+/** Stands for a node: what it is asked it holds until it is told to answer. */
+type FakeNode = {
+  readonly host: string
+  /** What it has been asked and has not answered, in the order in which it came. */
+  readonly held: { method: string; path: string; key: string; body: string; answer: ServerResponse }[]
+  /** Answers the first that is held. */
+  answer(): void
+  isReady: boolean
+}
+
+async function startFakeNode(): Promise<FakeNode> {
+  const held: FakeNode['held'] = []
+  const server = createServer(async (request: IncomingMessage, answer) => {
+    const { method = '', url: path = '', headers } = request
+    if (path === '/readyz') {
+      answer.writeHead(node.isReady ? 200 : 503).end()
+      return
+    }
+    const body = await text(request)
+    held.push({ method, path, key: `${headers['idempotency-key'] ?? ''}`, body, answer })
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  const node: FakeNode = {
+    host: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    held,
+    answer: () => held.shift()?.answer.writeHead(200, { 'content-type': 'application/json' }).end('{}'),
+    isReady: true,
+  }
+  return node
+}
+
+async function startBefore(nodes: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Haproxy> {
+  const balancer = await startHaproxy(nodes, env)
+  onTestFinished(() => balancer.process.stop())
+  return balancer
+}
+
+/** Nobody waits too long here, unless that is what a test is about. */
+const PATIENT = { ZEROSUM_BALANCER_WAIT: '50s', ZEROSUM_BALANCER_AT_ONCE: '2' }
+
+const ask = (balancer: Haproxy, path: string, key = 'a', init: RequestInit = {}) =>
+  fetch(`${balancer.url}${path}`, { ...init, headers: { authorization: `Bearer ${key}`, ...init.headers } })
+
+const pay = (balancer: Haproxy, key = 'a', idempotencyKey = 'k') =>
+  ask(balancer, '/v1/transfers', key, {
+    method: 'POST',
+    body: '{"amount":"1"}',
+    headers: { 'content-type': 'application/json', 'idempotency-key': idempotencyKey },
+  })
+
+async function until(isSo: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await isSo())) await sleep(10)
+}
+
+/** How many calls wait at the balancer, by its own metrics. */
+async function waiting(balancer: Haproxy): Promise<number> {
+  const metrics = await (await fetch(balancer.metricsUrl)).text()
+  return Number(/^haproxy_backend_current_queue\{proxy="nodes"\} (\d+)/m.exec(metrics)?.[1])
+}
+
+async function expectOverloaded(answer: Response): Promise<void> {
+  expect(answer.status).toBe(503)
+  expect(answer.headers.get('content-type')).toBe('application/problem+json')
+  expect(Number(answer.headers.get('retry-after'))).toBeGreaterThan(0)
+  const { title, status } = PROBLEMS.overloaded
+  expect(await answer.json()).toMatchObject({
+    type: 'urn:zerosum:problem:overloaded',
+    code: 'overloaded',
+    title,
+    status,
+  })
+}
+
+describeWith('haproxy', 'the balancer', () => {
+  test('gives a node so many calls at a time, and keeps the others until there is room', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], PATIENT)
+    const answers = Array.from({ length: 5 }, () => pay(balancer))
+    await until(async () => (await waiting(balancer)) === 3)
+    expect(node.held).toHaveLength(2)
+    for (let left = 5; left > 0; left--) {
+      await until(() => node.held.length === Math.min(2, left))
+      node.answer()
+    }
+    expect((await Promise.all(answers)).map(({ status }) => status)).toEqual([200, 200, 200, 200, 200])
+  })
+
+  test('sends money movement first, and keys that ask for much after those that ask for little', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], { ...PATIENT, ZEROSUM_BALANCER_AT_ONCE: '1' })
+    const order: string[] = []
+    const answers = [pay(balancer, 'much')]
+    await until(() => node.held.length === 1)
+    const queue = async (...more: Promise<Response>[]) => {
+      answers.push(...more)
+      await until(async () => (await waiting(balancer)) === answers.length - 1)
+    }
+    await queue(ask(balancer, '/v1/wallets/read'))
+    await queue(...Array.from({ length: 120 }, () => pay(balancer, 'much', 'of much')))
+    await queue(pay(balancer, 'little', 'of little'))
+
+    for (let i = 0; i < answers.length; i++) {
+      await until(() => node.held.length === 1)
+      order.push(node.held[0]?.key ?? '')
+      node.answer()
+    }
+    await Promise.all(answers)
+    // Those of the first fiftieth of a second's calls had not been much yet.
+    const place = order.indexOf('of little')
+    expect(place).toBeGreaterThan(0)
+    expect(place).toBeLessThan(60)
+    expect(order.at(-1)).toBe('')
+  })
+
+  test('refuses reads when two hundred calls wait, and keeps money movement', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], PATIENT)
+    const reads = Array.from({ length: 250 }, () => ask(balancer, '/v1/wallets/read'))
+    await expectOverloaded(await Promise.race(reads))
+    expect(await waiting(balancer)).toBe(200)
+    const paid = pay(balancer)
+    await until(async () => (await waiting(balancer)) === 201)
+    let isPaid = false
+    void paid.then(() => {
+      isPaid = true
+    })
+    await until(() => {
+      node.answer()
+      return isPaid
+    })
+    expect((await paid).status).toBe(200)
+    const interval = setInterval(() => node.answer(), 1)
+    await Promise.all(reads)
+    clearInterval(interval)
+  })
+
+  test('refuses what has waited too long, and what comes while no node is there, with a problem', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], { ZEROSUM_BALANCER_WAIT: '100ms', ZEROSUM_BALANCER_AT_ONCE: '1' })
+    const first = pay(balancer)
+    await until(() => node.held.length === 1)
+    await expectOverloaded(await pay(balancer))
+    node.answer()
+    expect((await first).status).toBe(200)
+    const metrics = await (await fetch(balancer.metricsUrl)).text()
+    // As the alert asks for them.
+    expect(metrics).toContain('haproxy_frontend_http_responses_total{proxy="api",code="5xx"} 1')
+    expect(metrics).toContain('haproxy_server_http_responses_total{proxy="nodes",server="node-1",code="5xx"} 0')
+    node.isReady = false
+    await until(async () => {
+      const refused = ask(balancer, '/v1/wallets/read')
+      const interval = setInterval(() => node.answer(), 10)
+      const { status } = await refused
+      clearInterval(interval)
+      return status === 503
+    })
+    await expectOverloaded(await pay(balancer))
+    expect(node.held).toEqual([])
+  })
+
+  test('streams take no place of a node', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], PATIENT)
+    const streams = Array.from({ length: 10 }, () => ask(balancer, '/v1/wallets/wal_1/events'))
+    await until(() => node.held.length === 10)
+    const paid = pay(balancer)
+    await until(() => node.held.length === 11)
+    while (node.held.length > 0) node.answer()
+    expect((await paid).status).toBe(200)
+    await Promise.all(streams)
+  })
+
+  test('a call whose node goes away before it answers is sent to another, the same', async () => {
+    const [one, two] = [await startFakeNode(), await startFakeNode()]
+    const balancer = await startBefore([one.host, two.host], PATIENT)
+    const paid = pay(balancer, 'a', 'once')
+    await until(() => one.held.length + two.held.length === 1)
+    const [first, second] = one.held.length === 1 ? [one, two] : [two, one]
+    const lost = first.held.shift()
+    lost?.answer.socket?.destroy()
+    await until(() => first.held.length + second.held.length === 1)
+    const [again] = [...first.held, ...second.held]
+    expect(again).toMatchObject({ method: 'POST', path: '/v1/transfers', key: 'once', body: lost?.body })
+    first.answer()
+    second.answer()
+    expect((await paid).status).toBe(200)
+  })
+
+  test('a node that is not there is none', async () => {
+    const node = await startFakeNode()
+    const [port] = await freePorts(1)
+    const balancer = await startBefore([`127.0.0.1:${port}`, node.host], PATIENT)
+    const answers = Array.from({ length: 6 }, () => pay(balancer))
+    let count = 0
+    for (const answer of answers) void answer.then(() => (count += 1))
+    await until(() => {
+      node.answer()
+      return count === 6
+    })
+    expect((await Promise.all(answers)).every(({ status }) => status === 200)).toBe(true)
+  })
+
+  test('a call without a correlation id gets one', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], { ZEROSUM_BALANCER_WAIT: '1ms', ZEROSUM_BALANCER_AT_ONCE: '1' })
+    const first = pay(balancer)
+    await until(() => node.held.length === 1)
+    expect(node.held[0]?.answer.req.headers['x-correlation-id']).toMatch(/^[0-9a-f-]{36}$/)
+    node.answer()
+    await first
+  })
+})
