@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { Finding } from '../../src/doctor/finding.ts'
 import { checkServers } from '../../src/doctor/shards.ts'
+import { readVitals } from '../../src/ledger/sql/vitals.ts'
 import { connect } from '../../src/postgres/connect.ts'
 import { type EmbeddedServer, startEmbedded } from '../../src/postgres/embedded.ts'
 import { presenceName } from '../../src/relocation/presence.ts'
@@ -186,7 +187,28 @@ describe('a replica', () => {
     expect(faultsOf(await look([replica.url('shard')])).join('\n')).toContain(
       'fail shard 0: it is a replica, and takes no writes',
     )
+    await expectLagInVitals(url, replica.url('postgres'))
   }, 180_000)
+
+  /** What nodes tell Prometheus: how far the replica is behind, when nothing is applied there any more; nothing without the right to see it. */
+  async function expectLagInVitals(primaryUrl: string, replicaUrl: string): Promise<void> {
+    await prepareShards([primaryUrl])
+    const owner = connect(primaryUrl, { max: 1, role: null })
+    const node = connect(primaryUrl, { max: 1 })
+    const replica = connect(replicaUrl, { max: 1, role: null })
+    onTestFinished(async () => {
+      for (const sql of [owner, node, replica]) await sql.end()
+    })
+    expect((await readVitals(node)).replicaLagSeconds).toBeUndefined()
+    await owner.unsafe('GRANT pg_read_all_stats TO zerosum_app')
+    onTestFinished(async () => void (await owner.unsafe('REVOKE pg_read_all_stats FROM zerosum_app')))
+    expect((await readVitals(node)).replicaLagSeconds).toBeGreaterThanOrEqual(0)
+    await replica.unsafe('SELECT pg_wal_replay_pause()')
+    for (let lag = 0; lag < 2; lag = (await readVitals(node)).replicaLagSeconds ?? 0) {
+      await owner.unsafe('SELECT pg_logical_emit_message(false, $$test$$, $$something$$)')
+      await sleep(100)
+    }
+  }
 
   /** A primary with a replica, made by a copy of its files. */
   async function replicated(): Promise<[EmbeddedServer, EmbeddedServer]> {
