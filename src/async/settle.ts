@@ -1,4 +1,5 @@
 import { type Request, walletsOf } from '../core/request.ts'
+import { continuing } from '../observe/spans.ts'
 import type { Sagas } from '../saga/sagas.ts'
 import type { Router } from '../shards/router.ts'
 import { type Disposition, judge, judgeFailure, putOff, type Verdict } from './disposition.ts'
@@ -165,7 +166,9 @@ export function createSettle({
   return async (letters, signal) => {
     const requests = letters.map(({ text }) => readMessage(text))
     const tenants = tenantsOf(requests)
-    const verdicts = await Promise.all(requests.map((request) => settled(request, tenants, signal)))
+    const verdicts = await Promise.all(
+      requests.map((request, i) => continuing(letters[i]?.traceparent, () => settled(request, tenants, signal))),
+    )
     const areEndsWritten = await writeEnds(verdicts)
     const dispositions = letters.map((letter, i) => {
       const [, verdict] = verdicts[i] ?? [undefined, { is: 'dead', reason: 'it was lost sight of' }]
