@@ -70,6 +70,7 @@ CREATE TABLE async_ends (
   CONSTRAINT async_ends_kind_check CHECK ((kind = ANY (ARRAY['transfer'::text, 'top-up'::text, 'withdrawal'::text, 'reversal'::text]))),
   CONSTRAINT async_ends_pkey PRIMARY KEY (id)
 );
+CREATE INDEX async_ends_time ON public.async_ends USING btree (time_us);
 
 CREATE TABLE block_readers (
   reader text NOT NULL,
@@ -258,6 +259,7 @@ CREATE TABLE queued_requests (
   first_ms bigint,
   reason text,
   dead_us bigint,
+  traceparent text,
   CONSTRAINT queued_requests_attempts_check CHECK ((attempts >= 0)),
   CONSTRAINT queued_requests_dead_for_a_reason CHECK (((dead_us IS NULL) OR (reason IS NOT NULL))),
   CONSTRAINT queued_requests_pkey PRIMARY KEY (id)
@@ -948,6 +950,25 @@ AS $function$
   SELECT number FROM chain_head WHERE xmin = pg_current_xact_id_if_assigned()::xid
 $function$;
 
+CREATE OR REPLACE FUNCTION public.queue_requests(ids uuid[], messages text[], traceparents text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+DECLARE
+  from_us int8;
+BEGIN
+  PERFORM pg_advisory_xact_lock(8203725);
+  from_us := extract(epoch FROM clock_timestamp()) * 1000000;
+  INSERT INTO queued_requests (id, message, traceparent, due_us)
+  SELECT DISTINCT ON (id) id, message, traceparent, from_us + place
+  FROM unnest(ids, messages, traceparents) WITH ORDINALITY AS r (id, message, traceparent, place)
+  ORDER BY id, place
+  ON CONFLICT (id) DO UPDATE SET due_us = EXCLUDED.due_us, traceparent = EXCLUDED.traceparent,
+    attempts = 0, first_ms = NULL, reason = NULL, dead_us = NULL
+    WHERE queued_requests.dead_us IS NOT NULL;
+END $function$;
+
 CREATE OR REPLACE FUNCTION public.record_position(p_reader text, p_epoch bigint, p_block bigint)
  RETURNS void
  LANGUAGE plpgsql
@@ -1018,12 +1039,13 @@ AS $function$
   RETURNING *
 $function$;
 
+GRANT DELETE, INSERT, SELECT ON TABLE async_ends TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE request_traces TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE verifications TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_attempts TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_events TO zerosum_app;
 GRANT DELETE, INSERT, SELECT ON TABLE webhook_requests TO zerosum_app;
-GRANT DELETE, INSERT, SELECT, UPDATE (attempts), UPDATE (dead_us), UPDATE (due_us), UPDATE (first_ms), UPDATE (reason) ON TABLE queued_requests TO zerosum_app;
+GRANT DELETE, INSERT, SELECT, UPDATE (attempts), UPDATE (dead_us), UPDATE (due_us), UPDATE (first_ms), UPDATE (reason), UPDATE (traceparent) ON TABLE queued_requests TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (attempts), UPDATE (delivered_us), UPDATE (due_us), UPDATE (is_taken), UPDATE (status), UPDATE (touched_us), UPDATE (tries) ON TABLE webhook_deliveries TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (block), UPDATE (index), UPDATE (partitions) ON TABLE consumer_marks TO zerosum_app;
 GRANT DELETE, INSERT, SELECT, UPDATE (deleted_us), UPDATE (description), UPDATE (disabled_reason), UPDATE (disabled_us), UPDATE (event_types), UPDATE (failing_since_us), UPDATE (previous_secrets), UPDATE (resting_until_us), UPDATE (secret), UPDATE (secret_since_us), UPDATE (slow_until_us), UPDATE (url) ON TABLE webhook_endpoints TO zerosum_app;
@@ -1031,11 +1053,11 @@ GRANT EXECUTE ON FUNCTION append_block TO zerosum_app;
 GRANT EXECUTE ON FUNCTION copy_history TO zerosum_app;
 GRANT EXECUTE ON FUNCTION leave_lease TO zerosum_app;
 GRANT EXECUTE ON FUNCTION lock_head TO zerosum_app;
+GRANT EXECUTE ON FUNCTION queue_requests TO zerosum_app;
 GRANT EXECUTE ON FUNCTION record_position TO zerosum_app;
 GRANT EXECUTE ON FUNCTION rewind_reader TO zerosum_app;
 GRANT EXECUTE ON FUNCTION slot_of TO PUBLIC;
 GRANT EXECUTE ON FUNCTION take_lease TO zerosum_app;
-GRANT INSERT, SELECT ON TABLE async_ends TO zerosum_app;
 GRANT INSERT, SELECT ON TABLE tenants TO zerosum_app;
 GRANT INSERT, SELECT, TRUNCATE ON TABLE wallet_activity TO zerosum_app;
 GRANT INSERT, SELECT, TRUNCATE, UPDATE (amount), UPDATE (number) ON TABLE daily_totals TO zerosum_app;

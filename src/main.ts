@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Server as TlsServer } from 'node:tls'
 import { CircuitState } from 'cockatiel'
-import { openQueue, startAsync } from './async/start.ts'
+import { countLeftOver, openQueue, startAsync } from './async/start.ts'
 import { startAudits } from './audit/background.ts'
 import { BACKGROUND_CONNECTIONS, createPools } from './bus/pools.ts'
 import { type Balances, createBalances } from './cache/balances.ts'
@@ -216,6 +216,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
       worksFor: (name) => config.consumers.some((consumer) => consumer === name),
       isBusy: () => router.shards.some(({ batcher }) => batcher.depth > 0),
       onTrouble: (error) => trouble('events could not be passed on and will be', error),
+      onPoisoned: metrics.poisoned,
     })
 
     const onAsyncTrouble = (error: unknown) => trouble('requests wait longer to be posted', error)
@@ -228,13 +229,23 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
       ...{ queue, router, sagas, directory, sql: answering, onTrouble: onAsyncTrouble, onCount: metrics.asynchronous },
       works: config.consumers.includes('posting'),
     })
+    if (config.kafkaBrokers.length > 0) {
+      const shards = router.shards.map(({ number }) => number)
+      void countLeftOver(shards, background).then((count) => {
+        if (count > 0) logger.warn({ count }, 'requests of before there was Kafka wait in tables, see zerosum doctor')
+      })
+    }
     // Together: each may wait for brokers that are away.
     stopping.add('answers', 'consumer groups', () => consumers.stop())
     stopping.add('answers', 'asynchronous posting', () => async.leaveOff())
     stopping.add('sagas', 'the queue of requests', () => async.stop())
     const projections = openProjections({ sql: answering, progress: () => consumers.progress(PROJECTIONS) })
     const watching = lookAround({
-      ...{ metrics, shards: () => router.shards, lag: consumers.lag, lastAudit: audits.last },
+      ...{ metrics, shards: () => router.shards, lastAudit: audits.last },
+      async lag() {
+        const [lag, posting] = await Promise.all([consumers.lag(), async.lag()])
+        return { ...lag, groups: [...lag.groups, posting] }
+      },
       webhooksPending: () => countPending(consuming, PENDING_COUNT_MAX),
       onTrouble: (error) => trouble('some metrics are not known now', error),
     })

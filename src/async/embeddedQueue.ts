@@ -6,8 +6,16 @@ import { createPools, onEachShard } from '../bus/pools.ts'
 import { leaveLease, takeLease } from '../bus/position.ts'
 import { formatId, parseId } from '../core/ids.ts'
 import { createGather } from './gather.ts'
-import { type DeadLetter, IN_FLIGHT_MAX, type RequestQueue, type Settle } from './requestQueue.ts'
-import { addQueued, type QueuedRow, readDead, readQueued, recordDispositions, reviveDead } from './sql/queue.ts'
+import { COUNTED_MAX, type DeadLetter, IN_FLIGHT_MAX, type RequestQueue, type Settle } from './requestQueue.ts'
+import {
+  addQueued,
+  countQueued,
+  type QueuedRow,
+  readDead,
+  readQueued,
+  recordDispositions,
+  reviveDead,
+} from './sql/queue.ts'
 
 export type EmbeddedQueueOptions = {
   /** The numbers of the shards, as of now. */
@@ -139,6 +147,7 @@ export function createEmbeddedQueue({
         })
         await recordDispositions(pool(shard), settled)
       } catch (error) {
+        if (signal.aborted) return
         onTrouble(error)
         await pause(backoffMs(3))
       }
@@ -166,6 +175,10 @@ export function createEmbeddedQueue({
       const subscription = onEachShard(shards, (shard) => workOn(shard, settle))
       subscriptions.push(subscription)
       return subscription
+    },
+    async waiting() {
+      const counts = await Promise.all(shards().map((shard) => countQueued(pool(shard), COUNTED_MAX)))
+      return counts.reduce((sum, count) => sum + count, 0)
     },
     async dead(limit) {
       const letters: DeadLetter[] = []

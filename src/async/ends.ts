@@ -29,6 +29,17 @@ export async function addEnds(sql: Sql, ends: readonly AsyncEnd[]): Promise<void
     ON CONFLICT (id) DO NOTHING`
 }
 
+/** So long it is known how a request ended; then it is said to wait, as if nothing were known of it. */
+export const ENDS_KEPT_US = 90 * 24 * 3600 * 1_000_000
+
+/** Removes the oldest ends from before a time, up to so many. @returns how many there were */
+export async function pruneEnds(sql: Sql, { beforeUs, limit }: { beforeUs: number; limit: number }): Promise<number> {
+  const { count } = await sql`
+    DELETE FROM async_ends WHERE id = ANY (ARRAY(
+      SELECT id FROM async_ends WHERE time_us < ${beforeUs} ORDER BY time_us LIMIT ${limit}))`
+  return count
+}
+
 export async function findEnd(sql: Sql, tenantId: string, id: string): Promise<AsyncEnd | undefined> {
   const [row] = await sql<{ kind: Kind; payload: string; record_id: string | null; time_us: bigint }[]>`
     SELECT kind, payload, record_id, time_us FROM async_ends WHERE id = ${id} AND tenant_id = ${tenantId}`

@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Subscription, stopAll } from '../bus/bus.ts'
 import { consumeKafka, type StringMessage } from '../bus/kafkaConsumer.ts'
+import { createKafkaLag } from '../bus/kafkaLag.ts'
 import type { KafkaSecurity } from '../bus/kafkaSecurity.ts'
 import { createKafkaSender, type KafkaMessage } from '../bus/kafkaSender.ts'
-import { ensureTopics } from '../bus/kafkaTopics.ts'
+import { ensureTopics, type TopicSettings } from '../bus/kafkaTopics.ts'
 import { formatId } from '../core/ids.ts'
-import type { Disposition } from './disposition.ts'
+import { DELAY_MS_MAX, type Disposition } from './disposition.ts'
 import { createGather } from './gather.ts'
 import { readDeadLetters } from './kafkaDeadLetters.ts'
 import { readMessage } from './message.ts'
@@ -25,11 +26,14 @@ export type KafkaQueueOptions = {
 export const REQUESTS = 'zerosum.transfer-requests.v1'
 /** What was put off. */
 export const RETRY = 'zerosum.transfer-requests.retry.v1'
+/** What was put off for minutes, because a shard is away: so that it holds up nothing that is due earlier. */
+export const RETRY_SLOW = 'zerosum.transfer-requests.retry-slow.v1'
 /** What was set aside; the last message of a key counts. */
 export const DEAD = 'zerosum.transfer-requests.dlq.v1'
 
 const GROUP = 'zerosum-posting'
 const RETRY_GROUP = 'zerosum-posting-retry'
+const RETRY_SLOW_GROUP = 'zerosum-posting-retry-slow'
 /** Posted requests stay for so long; what was not posted by then is lost, so the group must not stand still for that long. */
 const KEPT_MS = 30 * 24 * 3600 * 1000
 /** What is put off comes again and again for a day, each time as another message. */
@@ -40,9 +44,11 @@ const SEND_MS_MAX = 20_000
 const STEP_MS = 500
 
 const QUEUE = { 'cleanup.policy': 'delete', 'retention.ms': `${KEPT_MS}` }
-const TOPICS = [
+/** The queue's topics, and what is special about each. */
+export const QUEUE_TOPICS: readonly TopicSettings[] = [
   { name: REQUESTS, configs: QUEUE },
   { name: RETRY, configs: { ...QUEUE, 'retention.ms': `${RETRY_KEPT_MS}` } },
+  { name: RETRY_SLOW, configs: { ...QUEUE, 'retention.ms': `${RETRY_KEPT_MS}` } },
   { name: DEAD, configs: { 'cleanup.policy': 'compact' } },
 ]
 
@@ -59,7 +65,7 @@ export function createKafkaQueue({
 }: KafkaQueueOptions): RequestQueue {
   let topics: Promise<void> | undefined
   const ready = () => {
-    topics ??= ensureTopics({ brokers, security, partitions, topics: TOPICS }).catch((error) => {
+    topics ??= ensureTopics({ brokers, security, partitions, topics: QUEUE_TOPICS }).catch((error) => {
       topics = undefined
       throw error
     })
@@ -74,9 +80,14 @@ export function createKafkaQueue({
     sendMsMax: ACCEPT_MS_MAX,
   })
   const moving = createKafkaSender({ brokers, security, clientId: 'zerosum-posting', ready, sendMsMax: SEND_MS_MAX })
+  const lag = createKafkaLag({ brokers, security })
   const gather = createGather({
     write: (requests) =>
-      accepting.send(requests.map(({ scope, text }) => ({ topic: REQUESTS, key: scope, value: text }))),
+      accepting.send(
+        requests.map(({ scope, text, traceparent }) => {
+          return { topic: REQUESTS, key: scope, value: text, ...(traceparent && { headers: { traceparent } }) }
+        }),
+      ),
     onTrouble,
   })
 
@@ -117,6 +128,7 @@ export function createKafkaQueue({
       const members = [
         consume(GROUP, REQUESTS, (messages, signal) => settleAll(settle, messages, signal)),
         consume(RETRY_GROUP, RETRY, (messages, signal) => settleWhenDue(settle, messages, signal)),
+        consume(RETRY_SLOW_GROUP, RETRY_SLOW, (messages, signal) => settleWhenDue(settle, messages, signal)),
       ]
       subscriptions.push(...members)
       return {
@@ -124,6 +136,16 @@ export function createKafkaQueue({
           await Promise.all(members.map((member) => member.stop()))
         },
       }
+    },
+    async waiting() {
+      const groups = [
+        [GROUP, REQUESTS],
+        [RETRY_GROUP, RETRY],
+        [RETRY_SLOW_GROUP, RETRY_SLOW],
+      ] as const
+      let sum = 0
+      for (const [group, topic] of groups) sum += (await lag.read(group, [topic])).messages
+      return sum
     },
     async dead(limit) {
       await ready()
@@ -142,7 +164,7 @@ export function createKafkaQueue({
     },
     async close() {
       await stopAll(subscriptions)
-      await Promise.all([accepting.close(), moving.close()])
+      await Promise.all([accepting.close(), moving.close(), lag.close()])
     },
   }
 }
@@ -153,10 +175,12 @@ function headerOf({ headers }: StringMessage, name: string): number | undefined 
 }
 
 function letterOf(message: StringMessage): Letter {
+  const traceparent = message.headers.get('traceparent')
   return {
     text: message.value ?? '',
     attempts: headerOf(message, 'attempts') ?? 0,
     firstMs: headerOf(message, 'put-off-since') ?? null,
+    ...(traceparent === undefined ? {} : { traceparent }),
   }
 }
 
@@ -171,14 +195,21 @@ function movedOf(message: StringMessage, disposition: Disposition | undefined): 
   const attempts = `${letterOf(message).attempts + 1}`
   const origin = `${topic}:${partition}:${offset}`
   const letter = message.headers.get('letter')
+  const traceparent = message.headers.get('traceparent')
   switch (disposition?.fate) {
     case 'done':
       return letter === undefined ? [] : [{ topic: DEAD, key: letter, value: undefined }]
     case 'later': {
       const { dueMs, firstMs, reason } = disposition
       const times = { 'not-before': `${dueMs}`, 'put-off-since': `${firstMs}` }
-      const headers = { attempts, ...times, reason, ...(letter === undefined ? {} : { letter }) }
-      return [{ topic: RETRY, key: key ?? '', value, headers }]
+      const kept = {
+        ...(letter === undefined ? {} : { letter }),
+        ...(traceparent === undefined ? {} : { traceparent }),
+      }
+      const isSlow = dueMs - Date.now() > DELAY_MS_MAX
+      return [
+        { topic: isSlow ? RETRY_SLOW : RETRY, key: key ?? '', value, headers: { attempts, ...times, reason, ...kept } },
+      ]
     }
     case 'dead': {
       const request = readMessage(value ?? '')

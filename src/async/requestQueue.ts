@@ -10,6 +10,8 @@ export type RequestQueue = {
   add(request: Queued): Promise<void>
   /** Has a function settle what is there and what comes, batch after batch, several at a time. All nodes that do so share the work. */
   work(settle: Settle): Subscription
+  /** How many wait to be posted, counted up to 100,000 in a place. @throws if that can't be told within seconds */
+  waiting(): Promise<number>
   /** What was set aside, up to so many. */
   dead(limit: number): Promise<DeadLetter[]>
   /** Has these, or all that were set aside before this began, 100,000 at most, settled again. @returns how many there were */
@@ -23,6 +25,8 @@ export type Queued = {
   /** What has the same one is settled in the order in which it was added, as long as nothing of it has to be put off. */
   readonly scope: string
   readonly text: string
+  /** W3C trace context of who asked, if that is traced. */
+  readonly traceparent?: string
 }
 
 /** One to be settled. */
@@ -32,6 +36,7 @@ export type Letter = {
   readonly attempts: number
   /** When that was the first time, milliseconds since 1970; `null` if it never was. */
   readonly firstMs: number | null
+  readonly traceparent?: string
 }
 
 /**
@@ -58,6 +63,9 @@ export class QueueSaturated extends Error {}
 
 /** It is not known whether the request is kept. */
 export class QueueUnavailable extends Error {}
+
+/** Of one place no more are counted. */
+export const COUNTED_MAX = 100_000
 
 /** Batches that are settled at a time by a node, for each place where they lie. */
 export const IN_FLIGHT_MAX = 4

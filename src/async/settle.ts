@@ -1,9 +1,10 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import type { Request } from '../core/request.ts'
+import { type Request, walletsOf } from '../core/request.ts'
+import { continuing } from '../observe/spans.ts'
 import type { Sagas } from '../saga/sagas.ts'
 import type { Router } from '../shards/router.ts'
 import { type Disposition, judge, judgeFailure, putOff, type Verdict } from './disposition.ts'
 import type { AsyncEnd } from './ends.ts'
+import { createLanes, type Pause } from './lanes.ts'
 import { readMessage } from './message.ts'
 import type { Letter, Settle } from './requestQueue.ts'
 import type { ShardWatch } from './shardWatch.ts'
@@ -29,9 +30,12 @@ const FULL_DELAY_MS = 20
 const FULL_DELAY_MS_MAX = 500
 
 /**
- * Has requests from the queue posted. All of a batch are submitted at once, in their order, so that they land in the same blocks; nobody waits
+ * Has requests from the queue posted. Those of a batch are submitted together, in their order, so that they land in the same blocks; nobody waits
  * for the end of a saga. Each has one effect however often it comes, because the ledger knows its key; what comes of it is the ledger's record
  * under its id, or, where the key belonged to something else, an end that is written down here.
+ *
+ * What is of one payer is decided in the order in which it came here, as far as nothing of it is put off (lanes.ts). When the ledger has no
+ * room, it waits, and whoever reads the queue with it; what can't go on is put off, and holds up nothing.
  */
 export function createSettle({
   sagas,
@@ -43,67 +47,84 @@ export function createSettle({
   onTrouble,
   patienceMs = PATIENCE_MS,
 }: SettleOptions): Settle {
-  async function verdictOf(request: Request, deadlineMs: number): Promise<Verdict> {
-    for (let delayMs = FULL_DELAY_MS; ; delayMs = Math.min(FULL_DELAY_MS_MAX, delayMs * 2)) {
-      let verdict: Verdict
-      try {
-        verdict = judge(request, await sagas.decide(request, DECIDE_MS_MAX))
-      } catch (error) {
-        verdict = judgeFailure(error)
-        if (verdict.is === 'dead') onTrouble(error)
-      }
-      if (verdict.is !== 'full') return verdict
-      if (Date.now() + delayMs > deadlineMs) return { is: 'later', reason: 'too much is waiting', away: false }
-      await sleep(delayMs * (0.5 + Math.random() / 2))
+  const lanes = createLanes()
+
+  async function decided(request: Request, pause: Pause): Promise<Verdict> {
+    try {
+      return judge(request, await sagas.decide(request, DECIDE_MS_MAX, pause))
+    } catch (error) {
+      const verdict = judgeFailure(error)
+      if (verdict.is === 'dead') onTrouble(error)
+      return verdict
     }
+  }
+
+  /** A shard that a request needs and that does not answer, as far as is known. */
+  function awayOf({ id, operation }: Request): number | undefined {
+    return [id, ...walletsOf(operation)].map(router.shardOf).find((shard) => watch.isAway(shard))
   }
 
   /**
    * Submits. A ledger that is slow is waited for, because to put off only makes more work of it; one that is silent is not: whatever happens, a
    * verdict comes.
    */
-  async function attempt(request: Request): Promise<Verdict> {
+  async function attempt(request: Request, pause: Pause): Promise<Verdict> {
+    const deciding = decided(request, pause)
     const shard = router.shardOf(request.id)
-    if (watch.isAway(shard)) return { is: 'later', reason: `shard ${shard} is away`, away: true }
-    const deciding = verdictOf(request, Date.now() + patienceMs)
     for (let round = 0; round < ROUNDS_MAX; round++) {
       const verdict = await inTime(deciding, patienceMs)
-      if (verdict && !(verdict.is === 'later' && verdict.away)) return verdict
-      const isThere = await watch.doubt(shard)
+      if (verdict?.is === 'later' && verdict.doubt !== undefined) {
+        return { ...verdict, away: !(await watch.doubt(verdict.doubt === 'own' ? shard : verdict.doubt)) }
+      }
       if (verdict) return verdict
-      if (!isThere) return { is: 'later', reason: `shard ${shard} does not answer`, away: true }
+      if (!(await watch.doubt(shard))) return { is: 'later', reason: `shard ${shard} does not answer`, away: true }
     }
-    return { is: 'later', reason: `shard ${shard} is too slow`, away: false }
+    return { is: 'later', reason: `shard ${shard} is too slow` }
+  }
+
+  /** Submits until there is room. @throws when this node stops before that */
+  async function submitted(request: Request, pause: Pause, signal: AbortSignal): Promise<Verdict> {
+    for (let delayMs = FULL_DELAY_MS; ; delayMs = Math.min(FULL_DELAY_MS_MAX, delayMs * 2)) {
+      signal.throwIfAborted()
+      const away = awayOf(request)
+      if (away !== undefined) return { is: 'later', reason: `shard ${away} is away`, away: true }
+      const verdict = await attempt(request, pause)
+      if (verdict.is !== 'full') return verdict
+      await pause(delayMs * (0.5 + Math.random() / 2))
+    }
   }
 
   /** Of each tenant whether it is there; `undefined` if that can't be said. */
-  async function tenantsOf(requests: readonly (Request | string)[]): Promise<Map<string, boolean | undefined>> {
+  function tenantsOf(requests: readonly (Request | string)[]): Map<string, Promise<boolean | undefined>> {
     const ids = new Set(requests.flatMap((request) => (typeof request === 'string' ? [] : [request.tenantId])))
-    const found = await Promise.all(
-      [...ids].map(async (id) => {
-        const isThere = await knowsTenant(id).catch((error: unknown) => {
-          onTrouble(error)
-          return undefined
-        })
-        return [id, isThere] as const
-      }),
-    )
-    return new Map(found)
+    const ask = (id: string) =>
+      knowsTenant(id).catch((error: unknown) => {
+        onTrouble(error)
+        return undefined
+      })
+    return new Map([...ids].map((id) => [id, ask(id)]))
   }
 
+  /** Takes its place in line at once. */
   async function settled(
     request: Request | string,
-    tenants: ReadonlyMap<string, boolean | undefined>,
+    tenants: ReadonlyMap<string, Promise<boolean | undefined>>,
+    signal: AbortSignal,
   ): Promise<[Request | undefined, Verdict]> {
     if (typeof request === 'string') return [undefined, { is: 'dead', reason: request }]
-    switch (tenants.get(request.tenantId)) {
-      case true:
-        return [request, await attempt(request)]
-      case false:
-        return [request, { is: 'dead', reason: 'there is no such tenant' }]
-      default:
-        return [request, { is: 'later', reason: 'the tenants could not be looked up', away: false }]
-    }
+    const { tenantId, scope, id } = request
+    const ready = tenants.get(tenantId) ?? Promise.resolve(undefined)
+    const place = { lane: `${router.shardOf(id)} ${tenantId}`, scope: `${tenantId} ${scope}`, ready }
+    let isThere: boolean | undefined
+    void ready.then((answer) => {
+      isThere = answer
+    })
+    const verdict = await lanes.run(place, async (pause) => {
+      if (isThere) return await submitted(request, pause, signal)
+      if (isThere === false) return { is: 'dead', reason: 'there is no such tenant' } as const
+      return { is: 'later', reason: 'the tenants could not be looked up' } as const
+    })
+    return [request, verdict]
   }
 
   /** Writes down what the ledger has no record of. @returns whether that went through */
@@ -125,17 +146,16 @@ export function createSettle({
   }
 
   function dispositionOf(letter: Letter, verdict: Verdict, areEndsWritten: boolean): Disposition {
+    const later = (reason: string, isAway = false) => putOff(letter, { reason, isAway }, Date.now(), Math.random())
     switch (verdict.is) {
       case 'done':
         return { fate: 'done' }
       case 'ended':
-        if (areEndsWritten) return { fate: 'done' }
-        return putOff(letter, 'its end could not be written down', Date.now(), Math.random())
+        return areEndsWritten ? { fate: 'done' } : later('its end could not be written down')
       case 'full':
-      case 'later': {
-        const reason = verdict.is === 'full' ? 'too much is waiting' : verdict.reason
-        return putOff(letter, reason, Date.now(), Math.random())
-      }
+        return later('too much is waiting')
+      case 'later':
+        return later(verdict.reason, verdict.away)
       case 'dead':
         return { fate: 'dead', reason: verdict.reason }
       default:
@@ -143,10 +163,12 @@ export function createSettle({
     }
   }
 
-  return async (letters) => {
+  return async (letters, signal) => {
     const requests = letters.map(({ text }) => readMessage(text))
-    const tenants = await tenantsOf(requests)
-    const verdicts = await Promise.all(requests.map((request) => settled(request, tenants)))
+    const tenants = tenantsOf(requests)
+    const verdicts = await Promise.all(
+      requests.map((request, i) => continuing(letters[i]?.traceparent, () => settled(request, tenants, signal))),
+    )
     const areEndsWritten = await writeEnds(verdicts)
     const dispositions = letters.map((letter, i) => {
       const [, verdict] = verdicts[i] ?? [undefined, { is: 'dead', reason: 'it was lost sight of' }]

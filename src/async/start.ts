@@ -1,18 +1,23 @@
 import type { Subscription } from '../bus/bus.ts'
 import type { KafkaSecurity } from '../bus/kafkaSecurity.ts'
+import type { Pools } from '../bus/pools.ts'
+import { type ConsumersLag, patientLook } from '../consumers/lag.ts'
 import { isAsyncId } from '../core/asyncId.ts'
 import type { Request } from '../core/request.ts'
+import { activeTraceparent } from '../observe/spans.ts'
 import type { Sql } from '../postgres/connect.ts'
 import type { Sagas } from '../saga/sagas.ts'
 import type { Router } from '../shards/router.ts'
 import type { Directory } from '../tenants/directory.ts'
 import { createEmbeddedQueue } from './embeddedQueue.ts'
+import { startEndPruning } from './endPruning.ts'
 import { type AsyncEnd, addEnds, findEnd } from './ends.ts'
 import { createKafkaQueue } from './kafkaQueue.ts'
 import { messageText } from './message.ts'
-import type { RequestQueue } from './requestQueue.ts'
+import { COUNTED_MAX, type RequestQueue } from './requestQueue.ts'
 import { createSettle } from './settle.ts'
 import { createShardWatch } from './shardWatch.ts'
+import { countQueued } from './sql/queue.ts'
 
 /** Requests that are accepted now and posted later. */
 export type Later = {
@@ -52,6 +57,12 @@ export function openQueue({
     : createEmbeddedQueue({ shards, urlOf, shardOf, onTrouble })
 }
 
+/** How many requests wait in the tables of the shards, where nobody looks while Kafka is the queue. Shards that do not answer say nothing. */
+export async function countLeftOver(shards: readonly number[], pools: Pools): Promise<number> {
+  const counts = await Promise.allSettled(shards.map((shard) => countQueued(pools(shard), COUNTED_MAX)))
+  return counts.reduce((sum, count) => sum + (count.status === 'fulfilled' ? count.value : 0), 0)
+}
+
 export type AsyncOptions = {
   queue: RequestQueue
   router: Router
@@ -79,6 +90,8 @@ export function startAsync({
 }: AsyncOptions): {
   readonly later: Later
   readonly counts: Readonly<AsyncCounts>
+  /** How many requests wait, as of a consumer group; within seconds, never throws. */
+  lag(): Promise<ConsumersLag['groups'][number]>
   /** Leaves the posting to other nodes; requests are still accepted. */
   leaveOff(): Promise<void>
   /** Accepts nothing more either. */
@@ -86,6 +99,8 @@ export function startAsync({
 } {
   const watch = createShardWatch(async (shard) => await router.shard(shard).reader.ping())
   const counts: AsyncCounts = { accepted: 0, posted: 0, dead: 0 }
+  const look = patientLook(() => queue.waiting())
+  const pruning = startEndPruning(sql, onTrouble)
   let working: Subscription | undefined
   if (works) {
     const settle = createSettle({
@@ -103,9 +118,12 @@ export function startAsync({
   }
   return {
     counts,
+    lag: async () => ({ group: 'posting', messages: await look() }),
     later: {
       async accept(request) {
-        await queue.add({ id: request.id, scope: request.scope, text: messageText(request) })
+        const { id, scope } = request
+        const traceparent = activeTraceparent()
+        await queue.add({ id, scope, text: messageText(request), ...(traceparent && { traceparent }) })
         counts.accepted += 1
         onCount('accepted', 1)
       },
@@ -113,7 +131,7 @@ export function startAsync({
       end: (tenantId, id) => findEnd(sql, tenantId, id),
     },
     async leaveOff() {
-      await working?.stop()
+      await Promise.all([working?.stop(), pruning.stop()])
     },
     async stop() {
       await queue.close()

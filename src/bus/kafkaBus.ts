@@ -1,5 +1,6 @@
 import { type Bus, type ConsumerGroup, checkedName, type Subscription, stopAll } from './bus.ts'
 import { eventOf } from './cloudEvents.ts'
+import { isSound } from './eventData.ts'
 import { consumeKafka, type KafkaConsumerOptions, type StringMessage } from './kafkaConsumer.ts'
 import { createKafkaLag, type KafkaLag } from './kafkaLag.ts'
 import { nameOf } from './kafkaOrder.ts'
@@ -18,6 +19,8 @@ export type KafkaBusOptions = {
   /** Of topics that are made; the same for ever (kafkaTopics.ts). */
   partitions: number
   onTrouble: (error: unknown) => void
+  /** Told of each message in the topics that is no event of the ledger's; it is left out. */
+  onPoisoned?: ((group: string) => void) | undefined
   /** How long a node that vanished is missed; the brokers have a least value, 6 s if nobody changed it. */
   sessionMs?: number
 }
@@ -31,7 +34,7 @@ export type KafkaBus = Bus & {
 
 /** The bus on Kafka. Its groups are called `zerosum-<name>` there, and their progress is Kafka's own. */
 export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
-  const { brokers, security = {}, partitions, sessionMs, onTrouble } = options
+  const { brokers, security = {}, partitions, sessionMs, onTrouble, onPoisoned = () => {} } = options
   const subscriptions: Subscription[] = []
   const lag = createKafkaLag({ brokers, security })
   let topics: Promise<void> | undefined
@@ -45,7 +48,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   return {
     subscribe(group) {
       const subscription = consume(group, {
-        ...{ brokers, security, ready, onTrouble },
+        ...{ brokers, security, ready, onTrouble, onPoisoned },
         ...(sessionMs === undefined ? {} : { sessionMs }),
       })
       subscriptions.push(subscription)
@@ -62,12 +65,18 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
 const groupIdOf = (name: string) => `zerosum-${checkedName(name)}`
 
 /** Hands a group's events on, with their marks. */
-function consume(group: ConsumerGroup, { onTrouble, ...options }: KafkaConsumerOptions): Subscription {
+function consume(
+  group: ConsumerGroup,
+  { onTrouble, onPoisoned, ...options }: KafkaConsumerOptions & { onPoisoned: (group: string) => void },
+): Subscription {
   /** Somebody else's message in our topic is reported and left out: it would be no event the next time either. */
   function deliveredOf(message: StringMessage): Delivered[] {
     try {
-      return [{ event: eventOf(message), partition: message.partition }]
+      const event = eventOf(message)
+      if (!isSound(event)) throw new Error(`event ${event.id} does not hold what its type says`)
+      return [{ event, partition: message.partition }]
     } catch (error) {
+      onPoisoned(group.name)
       onTrouble(new Error(`${nameOf(message)} holds no event at ${message.offset}`, { cause: error }))
       return []
     }

@@ -24,6 +24,8 @@ export type ConsumersOptions = {
   /** Whether requests wait to be posted here: then groups that catch up go slowly. */
   isBusy?: () => boolean
   onTrouble: (error: unknown) => void
+  /** Told of messages in Kafka that a group left out, because they are no events of the ledger's. */
+  onPoisoned?: (group: string) => void
 }
 
 /**
@@ -90,10 +92,10 @@ function onBlocks({ shards, urlOf, pools, groups, onTrouble }: ConsumersOptions)
 }
 
 function onKafka(
-  { brokers, security, partitions, shards, urlOf, pools, groups, onTrouble }: ConsumersOptions,
+  { brokers, security, partitions, shards, urlOf, pools, groups, onTrouble, onPoisoned }: ConsumersOptions,
   isBusy: () => boolean,
 ): Reports {
-  const bus = createKafkaBus({ brokers, security, partitions, onTrouble })
+  const bus = createKafkaBus({ brokers, security, partitions, onTrouble, onPoisoned })
   const relay = startRelay({ shards, urlOf, pools, openPublisher: bus.openPublisher, isBusy, onTrouble })
   const published = looksBy(relay.lagOn)
   const look = looksBy(async (name: string) => {

@@ -5,7 +5,7 @@ import { type Finding, notesOn, reasonOf } from './finding.ts'
 import { checkKafka } from './kafka.ts'
 import { checkDisk, checkNode } from './machine.ts'
 import { checkRedis } from './redis.ts'
-import { checkServers } from './shards.ts'
+import { checkServers, type ServersAsked } from './shards.ts'
 
 export type DoctorOptions = {
   /** @throws ConfigError */
@@ -42,7 +42,7 @@ async function examine(
   const { redis, kafkaBrokers: brokers, kafkaSecurity: security, kafkaPartitions: partitions, dataDir } = config
   const isEmbedded = config.shardUrls.length === 0
   const [databases, ...services] = await Promise.all([
-    checkDatabases(() => openDatabases(config), isEmbedded),
+    checkDatabases(() => openDatabases(config), { isEmbedded, hasKafka: brokers.length > 0 }),
     redis ? checkRedis(redis) : [],
     brokers.length === 0 ? [] : checkKafka({ brokers, security, partitions }),
   ])
@@ -50,7 +50,10 @@ async function examine(
   return [...node, ...settings.findings, ...databases, ...disk, ...services.flat()]
 }
 
-async function checkDatabases(open: () => Promise<Databases>, isEmbedded: boolean): Promise<Finding[]> {
+async function checkDatabases(
+  open: () => Promise<Databases>,
+  settings: Pick<ServersAsked, 'isEmbedded' | 'hasKafka'>,
+): Promise<Finding[]> {
   const list = notesOn('shards')
   let databases: Databases
   try {
@@ -64,7 +67,7 @@ async function checkDatabases(open: () => Promise<Databases>, isEmbedded: boolea
   }
   try {
     const { urls } = databases
-    const findings = await checkServers({ urls, isEmbedded })
+    const findings = await checkServers({ urls, ...settings })
     // What fails by itself need not be said again of the list.
     if (findings.some(({ level }) => level === 'fail')) return findings
     await checkShards(urls).then(

@@ -1,4 +1,5 @@
 import { Admin, ConfigResourceTypes } from '@platformatic/kafka'
+import { DEAD, QUEUE_TOPICS, REQUESTS } from '../async/kafkaQueue.ts'
 import { TOPICS } from '../bus/events.ts'
 import { type KafkaSecurity, securityOptions } from '../bus/kafkaSecurity.ts'
 import { type Finding, type Notes, notesOn, reasonOf } from './finding.ts'
@@ -17,7 +18,12 @@ export type KafkaAsked = {
 
 type Topic = Awaited<ReturnType<Admin['metadata']>>['topics'] extends Map<string, infer T> ? T : never
 
-/** The brokers, and the topics of the ledger's events. */
+const NAMES = [...TOPICS, ...QUEUE_TOPICS.map(({ name }) => name)]
+/** Requests are put off for a day, and nodes may be away for some. */
+const KEPT_DAYS_MIN = 3
+const DAY_MS = 24 * 3600 * 1000
+
+/** The brokers, and the topics of the ledger's events and of the requests that wait. */
 export async function checkKafka({ brokers, security = {}, partitions }: KafkaAsked): Promise<Finding[]> {
   const notes = notesOn('kafka')
   const admin = new Admin({
@@ -48,13 +54,13 @@ export async function checkKafka({ brokers, security = {}, partitions }: KafkaAs
     if ((fetch?.minVersion ?? 0) >= FETCH_VERSION_MIN) notes.ok('version 4.0 or newer')
     else notes.warn('a version before 4.0', 'take Kafka 4, on which this is tested')
     const there = new Set(await admin.listTopics())
-    for (const name of TOPICS.filter((topic) => !there.has(topic))) {
+    for (const name of NAMES.filter((topic) => !there.has(topic))) {
       notes.warn(
         `the topic ${name} is not there`,
         'a node makes it when it starts; or its name is taken away by an ACL',
       )
     }
-    const topics = TOPICS.filter((topic) => there.has(topic))
+    const topics = NAMES.filter((topic) => there.has(topic))
     if (topics.length === 0) return
     const known = (await admin.metadata({ topics: [...topics], forceUpdate: true })).topics
     const configs = await admin.describeConfigs({
@@ -63,9 +69,36 @@ export async function checkKafka({ brokers, security = {}, partitions }: KafkaAs
     for (const name of topics) {
       const topic = known.get(name)
       const config = configs.find(({ resourceName }) => resourceName === name)?.configs ?? []
-      const inSyncMin = Number(config.find((each) => each.name === 'min.insync.replicas')?.value ?? 1)
+      const settingOf = (setting: string) => config.find((each) => each.name === setting)?.value ?? undefined
+      const inSyncMin = Number(settingOf('min.insync.replicas') ?? 1)
       if (topic) lookAt(name, topic, { brokers: count, partitions, inSyncMin }, notes)
+      if (QUEUE_TOPICS.some((one) => one.name === name)) lookAtQueue(name, settingOf, notes)
     }
+  }
+}
+
+/** Whether a topic of the queue keeps what it must. */
+function lookAtQueue(name: string, settingOf: (setting: string) => string | undefined, notes: Notes): void {
+  const policies = (settingOf('cleanup.policy') ?? '').split(',')
+  if (name === DEAD) {
+    if (!policies.includes('delete')) return
+    notes.fail(`${name} forgets letters (cleanup.policy)`, 'set cleanup.policy=compact for the topic')
+    return
+  }
+  // The key is the payer: of all that a payer asked only the last would stay.
+  if (policies.includes('compact')) {
+    notes.fail(`${name} is compacted: requests are lost`, 'set cleanup.policy=delete for the topic')
+  }
+  const keptDays = Number(settingOf('retention.ms') ?? -1) / DAY_MS
+  if (keptDays >= 0 && keptDays < KEPT_DAYS_MIN) {
+    const what = name === REQUESTS ? 'requests' : 'requests that were put off'
+    notes.warn(
+      `${name} keeps ${what} for ${keptDays.toFixed(1)} days; what is not posted by then is lost`,
+      `set retention.ms for the topic to ${KEPT_DAYS_MIN} days or more`,
+    )
+  }
+  if (Number(settingOf('retention.bytes') ?? -1) >= 0) {
+    notes.warn(`${name} keeps so many bytes only (retention.bytes): a burst may be lost`, 'set it to -1 for the topic')
   }
 }
 

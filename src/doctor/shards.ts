@@ -1,3 +1,5 @@
+import { COUNTED_MAX } from '../async/requestQueue.ts'
+import { countQueued } from '../async/sql/queue.ts'
 import { connect, type Sql } from '../postgres/connect.ts'
 import { SERVER_VERSION_MIN, schemaOf } from '../postgres/migrate.ts'
 import { connectionsOf } from '../postgres/nodeConnections.ts'
@@ -22,11 +24,13 @@ export type ServersAsked = {
   readonly urls: readonly string[]
   /** The server is the embedded one: what concerns a server of one's own is left out. */
   readonly isEmbedded: boolean
+  /** Requests that are posted later wait in Kafka: nobody looks at those in the tables. */
+  readonly hasKafka: boolean
 }
 
 /** All databases, each by itself; then whether their servers have room for the connections of the nodes that run. */
-export async function checkServers({ urls, isEmbedded }: ServersAsked): Promise<Finding[]> {
-  const looked = await Promise.all(urls.map((url, shard) => checkShard(url, shard, isEmbedded)))
+export async function checkServers({ urls, isEmbedded, hasKafka }: ServersAsked): Promise<Finding[]> {
+  const looked = await Promise.all(urls.map((url, shard) => checkShard(url, shard, { isEmbedded, hasKafka })))
   const nodes = looked[0]?.nodes ?? 0
   const rooms = looked.flatMap(({ room }, shard) => (room ? [{ shard, ...room }] : []))
   const servers = [...new Set(rooms.map(({ server }) => server))].map((server) => checkRoom(rooms, server, nodes))
@@ -39,7 +43,7 @@ type Room = { readonly server: string; readonly connections: number }
 async function checkShard(
   url: string,
   shard: number,
-  isEmbedded: boolean,
+  { isEmbedded, hasKafka }: Pick<ServersAsked, 'isEmbedded' | 'hasKafka'>,
 ): Promise<{ findings: readonly Finding[]; room?: Room; nodes?: number }> {
   const notes = notesOn(`shard ${shard}`)
   const { findings } = notes
@@ -52,7 +56,10 @@ async function checkShard(
     if (!isEmbedded) await checkCopies(sql, notes)
     const [table] = await sql<{ there: boolean }[]>`SELECT to_regclass('chain_head') IS NOT NULL AS there`
     if (!table?.there) notes.warn('the database has no schema yet', 'start a node, or run zerosum migrate')
-    else if (await checkRoles(sql, notes, isEmbedded)) await checkSchema(sql, shard, notes)
+    else if (await checkRoles(sql, notes, isEmbedded)) {
+      await checkSchema(sql, shard, notes)
+      if (hasKafka) await checkLeftOver(sql, notes)
+    }
     return { findings, room: await roomOf(sql), ...(shard === 0 ? { nodes: await countNodes(sql) } : {}) }
   } catch (error) {
     const place = findings.length === 0 ? `${placeOf(url)} does not answer: ` : 'it can not be looked at: '
@@ -64,6 +71,17 @@ async function checkShard(
   } finally {
     await sql.end({ timeout: 1 })
   }
+}
+
+/** What waits in a table that nobody looks at, because it was Kafka's turn since. */
+async function checkLeftOver(sql: Sql, notes: Notes): Promise<void> {
+  const [table] = await sql<{ there: boolean }[]>`SELECT to_regclass('queued_requests') IS NOT NULL AS there`
+  const count = table?.there ? await countQueued(sql, COUNTED_MAX) : 0
+  if (count === 0) return
+  notes.warn(
+    `${count} requests of before there was Kafka wait here, and are not posted`,
+    'run one node without KAFKA_BROKERS until they are; their clients see them as pending',
+  )
 }
 
 /** @returns whether it is worth it to look further */

@@ -12,10 +12,11 @@ export class QueueFull extends Error {}
 export type Batcher = {
   /**
    * Queues a request until its block is durable.
+   * @param isPatient nobody waits for it: it leaves half of what its tenant may have waiting to those who are waited for
    * @throws QueueFull, at once, or later when it has to make room for another tenant; LedgerUnavailable at once while the database is not
    * taking blocks, or later, when the outcome is not known
    */
-  submit(request: Request): Promise<Outcome>
+  submit(request: Request, isPatient?: boolean): Promise<Outcome>
   /** How many wait, not counting those that are being posted. */
   readonly depth: number
   /** How long the one that has waited longest has waited, in milliseconds, those that are being posted included; 0 if none. */
@@ -82,6 +83,7 @@ type Waiting = {
  *   short       When requests wait for longer than half a second, and go on to, more come than go: each tenant may then have no more waiting
  *               than its part of one block, and is told at once (after CoDel, RFC 8289: what counts is how long things have waited when
  *               they leave, so a database that stands still for two seconds alone is no reason to refuse anything).
+ *   patient     What nobody waits for is let in up to half of such a part, always: so it never takes the room of what the same tenant waits for.
  *   open        While no block goes through, nobody new is let wait in vain. The batch that is under way is the trial; if there is none,
  *               the next request after a second is.
  *
@@ -156,11 +158,13 @@ export function createBatcher({
   }
 
   /** Sees to it that there is room for one more of this tenant's. @throws QueueFull */
-  function makeRoom(line: string | undefined): void {
+  function makeRoom(line: string | undefined, isPatient: boolean): void {
     const own = line === undefined ? 0 : queue.lengthOf(line)
-    if (slowSinceMs !== undefined && line !== undefined && now() - slowSinceMs > WAIT_SEEN_MS) {
-      const lines = queue.lines + (own === 0 ? 1 : 0)
-      if (own >= Math.max(1, batchMax / lines)) throw new QueueFull('more comes in than can be posted')
+    if (line !== undefined && own > 0) {
+      const part = batchMax / queue.lines
+      const isSlow = slowSinceMs !== undefined && now() - slowSinceMs > WAIT_SEEN_MS
+      if (isSlow && own >= part) throw new QueueFull('more comes in than can be posted')
+      if (isPatient && own >= part / 2) throw new QueueFull('the rest of the room is for others')
     }
     if (queue.size < queueMax) return
     const longest = queue.longest()
@@ -173,10 +177,10 @@ export function createBatcher({
   }
 
   return {
-    submit(request) {
+    submit(request, isPatient = false) {
       const line = isUrgent(request.operation) ? undefined : request.tenantId
       if (line !== undefined && isOpen()) throw new LedgerUnavailable('the ledger database takes no blocks at present')
-      makeRoom(line)
+      makeRoom(line, isPatient)
       const cost = movementCount(request.operation)
       const answer = new Promise<Outcome>((resolve, reject) =>
         queue.push({ ...beginPost(request, shard), cost, sinceMs: now(), resolve, reject }, line),

@@ -29,6 +29,8 @@ export type Metrics = {
   webhookDelivery(outcome: Verdict['kind']): void
   /** Transfers that were asked for asynchronously. */
   asynchronous(what: 'accepted' | 'posted' | 'dead', count: number): void
+  /** A message in Kafka that a consumer group left out, because it is no event of the ledger's. */
+  poisoned(group: string): void
   /** What a look at a shard found; `undefined` if it did not answer. */
   shard(shard: number, vitals: Vitals | undefined): void
   /** How far relay and consumer groups are behind; what is left out is not known now. */
@@ -166,6 +168,11 @@ export function createMetrics({ version, queues, pools, cache, breakers }: Metri
   const moved = counter('money_moved_minor_units', 'Money that changed hands, in minor units.', 'currency')
   const ended = counter('sagas_ended', 'Sagas that this node ended.', 'outcome')
   const deliveries = counter('webhook_deliveries', 'Attempts to deliver webhooks.', 'outcome')
+  const poisoned = counter(
+    'consumer_poisoned',
+    "Messages that a group left out, as no events of the ledger's.",
+    'group',
+  )
   const asyncCounts = {
     accepted: counter('async_accepted', 'Requests that were taken to be posted later.'),
     posted: counter('async_posted', 'Requests that were taken, and were posted.'),
@@ -253,6 +260,7 @@ export function createMetrics({ version, queues, pools, cache, breakers }: Metri
     postingTrouble: (shard) => troubles.inc({ shard }),
     webhookDelivery: (outcome) => deliveries.inc({ outcome }),
     asynchronous: (what, count) => asyncCounts[what].inc(count),
+    poisoned: (group) => poisoned.inc({ group }),
     shard(shard, vitals) {
       troubles.inc({ shard }, 0)
       shardUp.set({ shard }, vitals ? 1 : 0)

@@ -29,6 +29,12 @@ function hasSample(span: Span | undefined): boolean {
   return span !== undefined && (span.spanContext().traceFlags & TraceFlags.SAMPLED) !== 0
 }
 
+/** The context of the active span, as it is stored; `undefined` if its trace is not kept. */
+export function activeTraceparent(): string | undefined {
+  const span = trace.getSpan(context.active())
+  return span && hasSample(span) ? traceparentOf(span) : undefined
+}
+
 /** Does work as a span of the active trace; just does it if there is none, or it is not sampled. */
 export function inSpan<T>(name: string, options: SpanOptions, work: () => Promise<T>): Promise<T> {
   return isSampled() ? within(startSpan(name, options), work) : work()

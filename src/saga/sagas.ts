@@ -12,6 +12,16 @@ import type { Router } from '../shards/router.ts'
 import { startRecovery } from './recovery.ts'
 import { endOf, type RunOptions, runSaga, type SagaEnd, SagaInterrupted } from './runner.ts'
 
+/** Too many sagas wait for a shard, which may be away: nothing was done, and the same request may be sent again. */
+export class SagasSaturated extends QueueFull {
+  readonly shard: number
+
+  constructor(shard: number) {
+    super(`${IN_FLIGHT_MAX} sagas are waiting for shard ${shard} already`)
+    this.shard = shard
+  }
+}
+
 /** What became of a request; of one that began a saga also how that ended, `pending` if it has not. */
 export type Settled = Outcome & { readonly end?: SagaEnd | 'pending' }
 
@@ -25,10 +35,12 @@ export type Sagas = {
    */
   submit(request: Request, waitMsMax: number): Promise<Settled>
   /**
-   * Posts a request likewise, and waits for no saga: the one that it begins goes on.
+   * Posts a request likewise, and waits for no saga: the one that it begins goes on. It leaves room to those whom somebody waits for.
+   * It is with the batcher before the first wait.
    * @param waitMsMax so long it waits for what the request depends on
+   * @param pause how it waits before it tries once more, which it does at once after that
    */
-  decide(request: Request, waitMsMax: number): Promise<Outcome>
+  decide(request: Request, waitMsMax: number, pause: (ms: number) => Promise<unknown>): Promise<Outcome>
   /** How many sagas this node is working on. */
   readonly inFlight: number
   /** Stops working on sagas, where they stand: any node takes them up. Nothing should be submitted meanwhile. */
@@ -45,6 +57,9 @@ export type SagasOptions = {
 const GIVE_UP_MS = 20_000
 /** Sagas that may wait for one shard; a shard that is down must not fill this node. */
 const IN_FLIGHT_MAX = 5_000
+/** How a request is waited for. */
+type Waits = { deadlineMs: number; isPatient: boolean; pause: (ms: number) => Promise<unknown> }
+
 const BUSY_DELAY_MS = 10
 const BUSY_DELAY_MS_MAX = 250
 
@@ -97,12 +112,12 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
     return peers
   }
 
-  async function post(request: Request, deadlineMs: number): Promise<Outcome> {
+  async function post(request: Request, { deadlineMs, isPatient, pause }: Waits): Promise<Outcome> {
     let asked = request
     for (let delayMs = BUSY_DELAY_MS; ; delayMs = Math.min(BUSY_DELAY_MS_MAX, delayMs * 2)) {
       const { number, batcher } = router.forId(request.id)
       try {
-        return await batcher.submit(asked)
+        return await batcher.submit(asked, isPatient)
       } catch (error) {
         if (!(error instanceof RequestUndecided) || Date.now() + delayMs > deadlineMs) throw error
         if (error.why === 'ask_peers') {
@@ -115,14 +130,14 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
         // The shard knows more than the map that was followed.
         if (error.why === 'moved') await router.look(number)
       }
-      await sleep(delayMs * (0.5 + Math.random() / 2))
+      await pause(delayMs * (0.5 + Math.random() / 2))
     }
   }
 
-  async function postIfRoom(request: Request, deadlineMs: number): Promise<Outcome> {
+  async function postIfRoom(request: Request, waits: Waits): Promise<Outcome> {
     const full = othersOf(request, router).find((shard) => (waitingFor.get(shard) ?? 0) >= IN_FLIGHT_MAX)
-    if (full !== undefined) throw new QueueFull(`${IN_FLIGHT_MAX} sagas are waiting for shard ${full} already`)
-    return await post(request, deadlineMs)
+    if (full !== undefined) throw new SagasSaturated(full)
+    return await post(request, waits)
   }
 
   const recovery = startRecovery({
@@ -136,7 +151,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
   return {
     async submit(request, waitMsMax) {
       const deadlineMs = Date.now() + waitMsMax
-      const outcome = await postIfRoom(request, deadlineMs)
+      const outcome = await postIfRoom(request, { deadlineMs, isPatient: false, pause: sleep })
       const { status, record } = outcome
       const saga = sagaOf(outcome)
       if (!saga) return outcome
@@ -148,8 +163,8 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
       const begunMs = status === 'decided' ? Date.now() : record.timeUs / 1000
       return { ...outcome, end: await within(see(saga, begunMs + giveUpMs), deadlineMs) }
     },
-    async decide(request, waitMsMax) {
-      const outcome = await postIfRoom(request, Date.now() + waitMsMax)
+    async decide(request, waitMsMax, pause) {
+      const outcome = await postIfRoom(request, { deadlineMs: Date.now() + waitMsMax, isPatient: true, pause })
       // One that began before is seen through by whoever began it, or by recovery.
       const saga = outcome.status === 'decided' ? sagaOf(outcome) : undefined
       if (saga) see(saga, Date.now() + giveUpMs).catch(() => {}) // that was told

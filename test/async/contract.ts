@@ -184,6 +184,57 @@ export function queueContract(open: () => RequestQueue): void {
     expect(texts().filter((text) => text === good.text)).toHaveLength(1)
   })
 
+  test('what is put off for minutes holds up nothing that is put off for a moment', async () => {
+    const queue = opened()
+    // More than the batches that may be under way, one after the other so that they are not one.
+    const slow = some(8)
+    const slowTexts = new Set(textsOf(slow))
+    const quick = queued()
+    const { seen } = worker(queue, ({ text, attempts }) => {
+      const later = (ms: number): Disposition => ({
+        ...{ fate: 'later', dueMs: Date.now() + ms, firstMs: Date.now(), reason: 'not now' },
+      })
+      if (slowTexts.has(text)) return later(300_000)
+      return text === quick.text && attempts === 0 ? later(1_000) : { fate: 'done' }
+    })
+    for (const request of slow) {
+      await queue.add(request)
+      await until(
+        () => seen.some(({ text }) => text === request.text),
+        () => 'never came',
+        SECONDS,
+      )
+    }
+    expect(await queue.waiting()).toBeGreaterThanOrEqual(slow.length)
+    await queue.add(quick)
+    await until(
+      () => seen.some(({ text, attempts }) => text === quick.text && attempts === 1),
+      () => 'it was held up',
+      SECONDS,
+    )
+    expect(seen.filter(({ text }) => slowTexts.has(text))).toHaveLength(slow.length)
+  })
+
+  test('the trace of who asked comes with it, also when it was put off', async () => {
+    const queue = opened()
+    const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    const request = { ...queued(), traceparent }
+    const firstMs = Date.now()
+    const { seen } = worker(queue, ({ text, attempts }) =>
+      text === request.text && attempts === 0
+        ? { fate: 'later', dueMs: Date.now() + 600, firstMs, reason: 'not now' }
+        : { fate: 'done' },
+    )
+    await queue.add(request)
+    const mine = () => seen.filter(({ text }) => text === request.text)
+    await until(
+      () => mine().length === 2,
+      () => mine().length,
+      SECONDS,
+    )
+    expect(mine().map((letter) => letter.traceparent)).toEqual([traceparent, traceparent])
+  })
+
   test('what is failed at comes again', async () => {
     const queue = opened()
     const requests = some(30)

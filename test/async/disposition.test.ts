@@ -5,6 +5,7 @@ import type { RequestRecord } from '../../src/core/request.ts'
 import { QueueFull } from '../../src/ledger/batcher.ts'
 import { LedgerUnavailable, RequestUndecided } from '../../src/ledger/poster.ts'
 import { ConnectionLost } from '../../src/postgres/connect.ts'
+import { SagasSaturated } from '../../src/saga/sagas.ts'
 
 const record = (id: string) => ({ id }) as RequestRecord
 
@@ -20,14 +21,17 @@ describe('what becomes of a request from the queue', () => {
 
   test.each([
     ['a full queue', new QueueFull('full'), 'full', undefined],
-    ['a busy transfer', new RequestUndecided('busy'), 'later', false],
-    ['a moving wallet', new RequestUndecided('moving'), 'later', false],
-    ['a shard that is away', new LedgerUnavailable('away'), 'later', true],
-    ['a broken connection', new ConnectionLost('lost'), 'later', true],
+    ['a busy transfer', new RequestUndecided('busy'), 'later', undefined],
+    ['a moving wallet', new RequestUndecided('moving'), 'later', undefined],
+    ['a shard that is away', new LedgerUnavailable('away'), 'later', 'own'],
+    ['a broken connection', new ConnectionLost('lost'), 'later', 'own'],
+    ['too much that waits for a shard', new SagasSaturated(3), 'later', 3],
     ['what the database refuses', new Error('posting failed', { cause: new Error('no') }), 'dead', undefined],
     ['what nobody expected', 'what', 'dead', undefined],
-  ] as const)('that met %s', (_, error, is, away) => {
-    expect(judgeFailure(error)).toMatchObject({ is, ...(away === undefined ? {} : { away }) })
+  ] as const)('that met %s', (_, error, is, doubt) => {
+    const verdict = judgeFailure(error)
+    expect(verdict.is).toBe(is)
+    expect(verdict.is === 'later' ? verdict.doubt : undefined).toBe(doubt)
   })
 
   test('is said with the cause, if it is dead', () => {
@@ -44,7 +48,7 @@ describe('what becomes of a request from the queue', () => {
         fc.double({ min: 0, max: 1, noNaN: true }),
         (attempts, ageMs, jitter) => {
           const firstMs = ageMs === null ? null : nowMs - ageMs
-          const fate = putOff({ attempts, firstMs }, 'why', nowMs, jitter)
+          const fate = putOff({ attempts, firstMs }, { reason: 'why', isAway: false }, nowMs, jitter)
           if (ageMs !== null && ageMs > PUT_OFF_MS_MAX) {
             expect(fate).toEqual({ fate: 'dead', reason: 'put off for a day: why' })
             return
@@ -53,10 +57,26 @@ describe('what becomes of a request from the queue', () => {
           expect(fate.firstMs).toBe(firstMs ?? nowMs)
           expect(fate.dueMs - nowMs).toBeGreaterThanOrEqual(500)
           expect(fate.dueMs - nowMs).toBeLessThanOrEqual(30_000)
-          const next = putOff({ attempts: attempts + 1, firstMs }, 'why', nowMs, jitter)
+          const next = putOff({ attempts: attempts + 1, firstMs }, { reason: 'why', isAway: false }, nowMs, jitter)
           expect(next.fate === 'later' && next.dueMs >= fate.dueMs).toBe(true)
         },
       ),
     )
+  })
+
+  test('put off for a shard that is away, it is soon tried again at first, and some hundred times in a day', () => {
+    const startMs = 1_790_000_000_000
+    const dues: number[] = []
+    for (let nowMs = startMs, attempts = 0; ; attempts++) {
+      const fate = putOff({ attempts, firstMs: startMs }, { reason: 'why', isAway: true }, nowMs, 0.5)
+      if (fate.fate !== 'later') break
+      nowMs = fate.dueMs
+      dues.push(nowMs - startMs)
+    }
+    expect(dues.filter((ms) => ms < 60_000).length).toBeGreaterThanOrEqual(6)
+    expect(dues.length).toBeLessThan(350)
+    const gaps = dues.map((ms, i) => ms - (dues[i - 1] ?? 0))
+    expect(Math.max(...gaps)).toBeLessThanOrEqual(300_000)
+    expect(dues.at(-1)).toBeGreaterThan(PUT_OFF_MS_MAX)
   })
 })

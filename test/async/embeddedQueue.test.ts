@@ -1,7 +1,10 @@
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { createEmbeddedQueue } from '../../src/async/embeddedQueue.ts'
+import { addEnds, findEnd, pruneEnds } from '../../src/async/ends.ts'
 import { QueueUnavailable, type RequestQueue } from '../../src/async/requestQueue.ts'
+import { addQueued, readQueued, recordDispositions } from '../../src/async/sql/queue.ts'
 import { slotOfId } from '../../src/core/ids.ts'
+import { arrayLiteral, connect } from '../../src/postgres/connect.ts'
 import { newId } from '../../src/shards/newId.ts'
 import { until } from '../bus/stage.ts'
 import { openPassage } from '../http/passage.ts'
@@ -36,6 +39,50 @@ describe('the queue on the shards', () => {
     await until(() => seen.includes(request.text))
     await worker.stop()
     expect(seen.filter((text) => text === request.text)).toHaveLength(1)
+  })
+
+  test('what is taken in while another node is still at it comes after what that one takes in', async () => {
+    const [url = ''] = urls
+    const sql = connect(url, { max: 2 })
+    onTestFinished(() => sql.end())
+    const [first, second] = [queued(newId(4)), queued(newId(4))]
+    let isSecondIn = false
+    let adding: Promise<void> | undefined
+    await sql.begin(async (one) => {
+      await one`SELECT queue_requests(${arrayLiteral([first.id])}::uuid[], ${arrayLiteral([first.text])}::text[], '{NULL}')`
+      adding = addQueued(sql, [second]).then(() => {
+        isSecondIn = true
+      })
+      // Not committed yet: whoever read the second now would have passed the first.
+      await until(async () => {
+        const waiting = await one`SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`
+        return isSecondIn || waiting.length > 0
+      })
+      expect(isSecondIn).toBe(false)
+    })
+    await adding
+    const mine = (await readQueued(sql, -1, 100_000)).filter(({ id }) => id === first.id || id === second.id)
+    expect(mine.map(({ id }) => id)).toEqual([first.id, second.id])
+    await recordDispositions(
+      sql,
+      mine.map(({ id }) => ({ id, disposition: { fate: 'done' } })),
+    )
+  })
+
+  test('old ends go, in portions, and no others', async () => {
+    const [url = ''] = urls
+    const sql = connect(url, { max: 1 })
+    onTestFinished(() => sql.end())
+    const ids = Array.from({ length: 5 }, (_, i) => newId(i))
+    const tenantId = newId(1)
+    await addEnds(
+      sql,
+      ids.map((id, i) => ({ id, tenantId, kind: 'transfer', payload: '{}', recordId: null, timeUs: 1_000 + i })),
+    )
+    expect(await pruneEnds(sql, { beforeUs: 1_004, limit: 3 })).toBe(3)
+    expect(await pruneEnds(sql, { beforeUs: 1_004, limit: 3 })).toBe(1)
+    const left = await Promise.all(ids.map((id) => findEnd(sql, tenantId, id)))
+    expect(left.map((end) => end !== undefined)).toEqual([false, false, false, false, true])
   })
 
   test('a shard that is away takes nothing in and holds up no other; when it is back, what was there is settled', async () => {

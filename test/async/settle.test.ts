@@ -7,6 +7,7 @@ import { createShardWatch } from '../../src/async/shardWatch.ts'
 import type { Request, RequestRecord } from '../../src/core/request.ts'
 import { QueueFull } from '../../src/ledger/batcher.ts'
 import { LedgerUnavailable } from '../../src/ledger/poster.ts'
+import { SagasSaturated } from '../../src/saga/sagas.ts'
 import { newId } from '../../src/shards/newId.ts'
 
 const TENANT = '01970000-0000-7000-8000-000000000001'
@@ -16,6 +17,14 @@ const recordOf = (request: Request, id = request.id) => ({ id, payload: request.
 function letter(shard: number, key: string, tenant = TENANT) {
   const walletId = `${newId(0).slice(0, -1)}${shard}`
   const request = laterRequest(tenant, key, { kind: 'top-up', walletId, amount: 5n, currency: 'USD' })
+  return { request, text: messageText(request), attempts: 0, firstMs: null }
+}
+
+/** A payment from a wallet of one shard to one of another. */
+function payment(fromShard: number, toShard: number) {
+  const [from, to] = [fromShard, toShard].map((shard) => `${newId(0).slice(0, -1)}${shard}`) as [string, string]
+  const legs = [{ from, to, amount: 5n, currency: 'USD' }]
+  const request = laterRequest(TENANT, `${fromShard} to ${toShard}`, { kind: 'transfer', legs, remarks: {} })
   return { request, text: messageText(request), attempts: 0, firstMs: null }
 }
 
@@ -56,8 +65,10 @@ function stage(decide: Decide, { patienceMs = 200, areEndsLost = false, lookMs =
     onTrouble: () => {},
     patienceMs,
   })
-  const signal = new AbortController().signal
+  const stopping = new AbortController()
+  const { signal } = stopping
   return {
+    stop: () => stopping.abort(),
     settle: (letters: ReturnType<typeof letter>[]) => settle(letters, signal),
     submitted,
     ends,
@@ -170,17 +181,59 @@ describe('settling', () => {
     expect(submitted).toEqual(['first'])
   })
 
-  test('waits when the ledger has no room, and puts off when that takes too long', async () => {
+  test('waits when the ledger has no room, until the shard is away', async () => {
     let room = 3
-    const { settle, submitted } = stage(
-      async (request) => {
-        if (request.key === 'never' || room-- > 0) throw new QueueFull('full')
-        return { status: 'decided', record: recordOf(request) }
-      },
-      { patienceMs: 1_000 },
-    )
+    const { settle, submitted, away, watch } = stage(async (request) => {
+      if (request.key === 'never' || room-- > 0) throw new QueueFull('full')
+      return { status: 'decided', record: recordOf(request) }
+    })
     expect(fates(await settle([letter(0, 'soon')]))).toEqual(['done'])
     expect(submitted).toEqual(['soon', 'soon', 'soon', 'soon'])
-    expect(fates(await settle([letter(0, 'never')]))).toEqual(['later'])
+    const waiting = settle([letter(0, 'never')])
+    while (submitted.filter((key) => key === 'never').length < 3) await sleep(5)
+    away.add(0)
+    await watch.doubt(0)
+    expect(fates(await waiting)).toEqual(['later'])
+  })
+
+  test('ends without a word about what has found no room when the node stops: it comes again', async () => {
+    const { settle, stop } = stage(async () => {
+      throw new QueueFull('full')
+    })
+    const waiting = settle([letter(0, 'never')])
+    stop()
+    await expect(waiting).rejects.toThrow()
+  })
+
+  test('what needs a shard that is away as the payee is put off without a try, and holds up nothing', async () => {
+    const { settle, submitted, away, watch } = stage(async (request) => ({
+      status: 'decided',
+      record: recordOf(request),
+    }))
+    away.add(2)
+    await watch.doubt(2)
+    expect(fates(await settle([payment(1, 2), payment(1, 3)]))).toEqual(['later', 'done'])
+    expect(submitted).toEqual(['1 to 3'])
+  })
+
+  test('when too much waits for a payee, its shard is doubted, and what is for it is put off at once', async () => {
+    const { settle, submitted, away, asked, watch } = stage(
+      async (request) => {
+        if (request.key === '1 to 2') throw new SagasSaturated(2)
+        return { status: 'decided', record: recordOf(request) }
+      },
+      { lookMs: 60_000 },
+    )
+    expect(fates(await settle([payment(1, 2), payment(1, 3)]))).toEqual(['later', 'done'])
+    expect(watch.isAway(2)).toBe(false)
+    away.add(2)
+    expect(fates(await settle([payment(1, 2)]))).toEqual(['later'])
+    expect(watch.isAway(2)).toBe(true)
+    expect(fates(await settle([payment(1, 2)]))).toEqual(['later'])
+    expect([submitted, asked]).toEqual([
+      ['1 to 2', '1 to 3', '1 to 2'],
+      [2, 2],
+    ])
+    watch.stop()
   })
 })

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { parse } from 'yaml'
 import { messageOf } from '../../src/bus/cloudEvents.ts'
+import { isSound } from '../../src/bus/eventData.ts'
 import type { LedgerEvent } from '../../src/bus/events.ts'
 
 type Schemas = Record<string, unknown>
@@ -27,6 +28,7 @@ export function faultsOf(event: LedgerEvent): string[] {
   if (!message) return [`no message of ${topic} is described`]
   return [
     ...(headers['ce_type'] === message.name ? [] : [`type ${headers['ce_type']} on ${topic}`]),
+    ...(isSound(event) ? [] : ['consumers would leave it out']),
     ...(headers['ce_subject'] === key ? [] : ['the subject is not the key']),
     ...against(message.headers.$ref, headers),
     ...against(message.payload.$ref, JSON.parse(value)),

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { DEAD, REQUESTS, RETRY } from '../../src/async/kafkaQueue.ts'
+import { DEAD, REQUESTS, RETRY, RETRY_SLOW } from '../../src/async/kafkaQueue.ts'
 import {
   ENTRIES,
   type EntryData,
@@ -84,7 +84,13 @@ class World {
 }
 
 test('the topics are those that docs/asyncapi.yaml names', () => {
-  expect(Object.values(DOCUMENT.channels).map(({ address }) => address)).toEqual([...TOPICS, REQUESTS, RETRY, DEAD])
+  expect(Object.values(DOCUMENT.channels).map(({ address }) => address)).toEqual([
+    ...TOPICS,
+    REQUESTS,
+    RETRY,
+    RETRY_SLOW,
+    DEAD,
+  ])
 })
 
 const transactionsOf = (events: readonly LedgerEvent[]) =>

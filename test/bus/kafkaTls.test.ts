@@ -6,6 +6,7 @@ import { type KafkaSecurity, SASL_MECHANISMS, securityOptions } from '../../src/
 import { describeWith } from '../services/available.ts'
 import { type KafkaCluster, startKafka } from '../services/kafka.ts'
 import { createAuthority, writeFiles } from '../support/authority.ts'
+import { madeUpEntry } from './madeUp.ts'
 import { until } from './stage.ts'
 
 const brokers = createAuthority('brokers')
@@ -13,12 +14,6 @@ const clients = createAuthority('clients')
 const broker = brokers.issue({ names: ['IP:127.0.0.1'] })
 const sasl = { mechanism: 'SCRAM-SHA-512', username: 'zerosum', password: 'correct-horse' } as const
 const right = { tls: { ca: brokers.cert, ...clients.issue({ commonName: 'zerosum' }) }, sasl } satisfies KafkaSecurity
-
-const eventOf = (number: number): LedgerEvent => ({
-  ...{ topic: ENTRIES, key: 'key', id: `0.${number}.0`, place: { shard: 0, block: number, index: 0 } },
-  ...{ source: 'test', type: 'zerosum.entry.v1', time: '2026-01-01T00:00:00.000000Z', subject: 'x', tenant: 'y' },
-  data: {} as LedgerEvent['data'],
-})
 
 describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
   let kafka: KafkaCluster
@@ -35,13 +30,17 @@ describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
 
   /** Sends one event; rejects as the publisher does. */
   async function publish(security: KafkaSecurity, number: number): Promise<void> {
+    await publishAll(security, [madeUpEntry(number)])
+  }
+
+  async function publishAll(security: KafkaSecurity, events: readonly LedgerEvent[]): Promise<void> {
     const bus = createKafkaBus({ brokers: kafka.brokers, security, partitions: 1, onTrouble: () => {} })
     const publisher = bus.openPublisher()
     onTestFinished(async () => {
       await publisher.close()
       await bus.close()
     })
-    await publisher.publish([eventOf(number)], AbortSignal.timeout(30_000))
+    await publisher.publish(events, AbortSignal.timeout(30_000))
   }
 
   test.each(SASL_MECHANISMS)('events go there and come back, with %s', async (mechanism) => {
@@ -76,7 +75,7 @@ describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
     await expect(publish(security, 1)).rejects.toThrow()
   })
 
-  test('messages that are no events are told of and left out; what comes after them is handled', async () => {
+  test('messages that are no events are told of, counted and left out; what comes after them is handled', async () => {
     const raw = new Producer({
       ...{ clientId: 'mallory', bootstrapBrokers: [...kafka.brokers], serializers: stringSerializers },
       ...securityOptions(right, kafka.brokers),
@@ -95,11 +94,22 @@ describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
       { value: '', headers },
     ]
     await raw.send({ messages: poison.map((message) => ({ topic: ENTRIES, key: 'key', ...message })) })
+    // The headers of an event, and other data.
+    const { data, ...head } = madeUpEntry(202)
+    const bad: LedgerEvent[] = [
+      { ...head, data: {} as LedgerEvent['data'] },
+      { ...head, data: { ...data, sequence: 'many' } as unknown as LedgerEvent['data'] },
+      { ...head, data, tenant: 'nobody' },
+      { ...head, data, type: 'zerosum.transaction.v1' },
+    ]
+    await publishAll(right, bad)
     await publish(right, 201)
 
     const troubles: string[] = []
+    const poisoned: string[] = []
+    const onPoisoned = (group: string) => poisoned.push(group)
     const onTrouble = (error: unknown) => troubles.push(String(error))
-    const bus = createKafkaBus({ brokers: kafka.brokers, security: right, partitions: 1, onTrouble })
+    const bus = createKafkaBus({ brokers: kafka.brokers, security: right, partitions: 1, onTrouble, onPoisoned })
     onTestFinished(() => bus.close())
     const received: string[] = []
     bus.subscribe({
@@ -108,7 +118,8 @@ describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
     })
     await until(() => received.includes('0.201.0'))
     expect(received.filter((id) => id.startsWith('0.20'))).toEqual(['0.200.0', '0.201.0'])
-    expect(troubles.filter((text) => text.includes('holds no event'))).toHaveLength(poison.length)
+    expect(troubles.filter((text) => text.includes('holds no event'))).toHaveLength(poison.length + bad.length)
+    expect(poisoned).toEqual([...poison, ...bad].map(() => 'poisoned'))
   })
 
   test('a broker must have a certificate for the name or address it is called by', async () => {
@@ -126,6 +137,6 @@ describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
     onTestFinished(() => bus.close())
     const publisher = bus.openPublisher()
     onTestFinished(() => publisher.close())
-    await expect(publisher.publish([eventOf(1)], AbortSignal.timeout(30_000))).rejects.toThrow()
+    await expect(publisher.publish([madeUpEntry(1)], AbortSignal.timeout(30_000))).rejects.toThrow()
   }, 180_000)
 })

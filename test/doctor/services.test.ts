@@ -1,15 +1,19 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Admin, ConfigResourceTypes, IncrementalAlterConfigOperationTypes } from '@platformatic/kafka'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { DEAD, QUEUE_TOPICS, REQUESTS, RETRY } from '../../src/async/kafkaQueue.ts'
 import { TOPICS } from '../../src/bus/events.ts'
 import { ensureTopics } from '../../src/bus/kafkaTopics.ts'
 import type { Finding } from '../../src/doctor/finding.ts'
 import { checkKafka } from '../../src/doctor/kafka.ts'
 import { checkDisk, checkNode } from '../../src/doctor/machine.ts'
 import { checkRedis } from '../../src/doctor/redis.ts'
+import { until } from '../bus/stage.ts'
 import { describeWith } from '../services/available.ts'
 import { type KafkaCluster, startKafka } from '../services/kafka.ts'
 import { type RedisServer, startRedis } from '../services/redis.ts'
 
+const QUEUE = QUEUE_TOPICS.map(({ name }) => name)
 const linesOf = (findings: readonly Finding[]) => findings.map(({ level, says }) => `${level} ${says}`)
 
 test('the Node that the packages pin is well, another is a warning, an old one fails', async () => {
@@ -61,17 +65,37 @@ describeWith('kafka', 'Kafka', () => {
     expect(await look()).toEqual([
       'warn 1 of them answer',
       'ok version 4.0 or newer',
-      ...TOPICS.map((topic) => `warn the topic ${topic} is not there`),
+      ...[...TOPICS, ...QUEUE].map((topic) => `warn the topic ${topic} is not there`),
     ])
     await ensureTopics({ brokers, partitions: 3 })
+    await ensureTopics({ brokers, partitions: 3, topics: QUEUE_TOPICS })
     // Brokers tell of a topic a moment after it was made.
     while ((await look()).some((line) => line.includes('is not there'))) await sleep(50)
     expect((await look()).slice(2)).toEqual(
-      TOPICS.flatMap((topic) => [
+      [...TOPICS, ...QUEUE].flatMap((topic) => [
         `ok ${topic}: 3 partitions, 1 replicas, min.insync.replicas 1`,
         `warn ${topic} has 3 partitions, KAFKA_PARTITIONS says 12`,
       ]),
     )
+    const admin = new Admin({ clientId: 'test', bootstrapBrokers: [...brokers] })
+    const set = (resourceName: string, name: string, value: string) => ({
+      ...{ resourceType: ConfigResourceTypes.TOPIC, resourceName },
+      configs: [{ name, configOperation: IncrementalAlterConfigOperationTypes.SET, value }],
+    })
+    await admin.incrementalAlterConfigs({
+      resources: [
+        set(REQUESTS, 'cleanup.policy', 'compact'),
+        set(RETRY, 'retention.ms', '3600000'),
+        set(DEAD, 'cleanup.policy', 'delete'),
+      ],
+    })
+    await admin.close()
+    const said = (lines: readonly string[]) => [
+      lines.includes(`fail ${REQUESTS} is compacted: requests are lost`),
+      lines.some((line) => line.startsWith(`warn ${RETRY} keeps requests that were put off for 0.0 days`)),
+      lines.includes(`fail ${DEAD} forgets letters (cleanup.policy)`),
+    ]
+    await until(async () => said(await look()).every(Boolean))
     await kafka.broker(0).kill()
     expect(await look()).toEqual([expect.stringMatching(/^fail the brokers do not answer: /)])
   }, 120_000)

@@ -19,7 +19,7 @@ beforeAll(async () => {
   await prepareShards(urls)
 })
 
-const look = (asked: readonly string[] = urls) => checkServers({ urls: asked, isEmbedded: false })
+const look = (asked: readonly string[] = urls) => checkServers({ urls: asked, isEmbedded: false, hasKafka: false })
 const nameOf = (url: string) => new URL(url).pathname.slice(1)
 
 /** What is not as it should be: `fail shard 0: …`, without what always is so on the tests' server. */
@@ -43,6 +43,20 @@ async function change(url: string, statement: string, back: string): Promise<voi
     await sql.unsafe(back).finally(() => sql.end())
   })
 }
+
+test('what waits in a table while Kafka is the queue is a warning, with how many they are', async () => {
+  const [url = ''] = urls
+  await change(
+    url,
+    `INSERT INTO queued_requests (id, message, due_us) SELECT gen_random_uuid(), '', n FROM generate_series(1, 3) AS n`,
+    'DELETE FROM queued_requests',
+  )
+  const asked = { urls, isEmbedded: false }
+  expect(faultsOf(await checkServers({ ...asked, hasKafka: false }))).toEqual([])
+  expect(faultsOf(await checkServers({ ...asked, hasKafka: true }))).toEqual([
+    'warn shard 0: 3 requests of before there was Kafka wait here, and are not posted',
+  ])
+})
 
 describe('the databases', () => {
   test('are well when they are as a node makes them; what an operator should know is a warning with its advice', async () => {

@@ -249,6 +249,29 @@ describe('the batcher', () => {
     await Promise.all(answers)
   })
 
+  it('lets what nobody waits for take half of a part, so that what the same tenant waits for finds room', async () => {
+    let ms = 0
+    const { batcher, posted } = openBatcher({ batchMax: 10, now: () => ms })
+    const waiting = requests(40).map((request) => batcher.submit(request))
+    await nextTurn()
+    for (const batch of [0, 1]) {
+      ms += 600
+      posted[batch]?.end()
+      await nextTurn()
+    }
+    const mine = () => ({ ...anyRequest(), tenantId: 'mine' })
+    // Two have something waiting, so a part is five.
+    waiting.push(...[0, 1, 2].map(() => batcher.submit(mine(), true)))
+    expect(() => batcher.submit(mine(), true)).toThrow(QueueFull)
+    waiting.push(...[0, 1].map(() => batcher.submit(mine())))
+    expect(() => batcher.submit(mine())).toThrow(QueueFull)
+    for (let batch = 2; batch < posted.length; batch++) {
+      posted[batch]?.end()
+      await nextTurn()
+    }
+    await Promise.all(waiting)
+  })
+
   it('makes room for a tenant that has little waiting, by sending away the newest of the one that has most', async () => {
     const { batcher, posted } = openBatcher({ queueMax: 10 })
     const first = batcher.submit(anyRequest())

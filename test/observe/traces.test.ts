@@ -139,7 +139,44 @@ test('a transfer between shards is one trace, from the call to the webhooks of i
   expect(receiver.headers[0]).toMatchObject({ 'x-key': 'secret' })
 })
 
+/** Pays within a shard with `Prefer: respond-async` in a caller's trace, and waits for its webhook. */
+async function payLaterTraced({ node, client, hook, payer, near }: Awaited<ReturnType<typeof start>>) {
+  const caller = callerContext()
+  const headers = { ...caller.headers, prefer: 'respond-async' }
+  const paid = await client.pay(payer, near, 123, { headers })
+  expect(paid.status, paid.text).toBe(202)
+  await until(
+    () => hook.calls.filter(({ body }) => body.includes(paid.body.id)),
+    (calls) => calls.length === 1,
+  )
+  expect(await node.stop()).toBe(0)
+  return caller
+}
+
+const laterOnOneShard = (below: readonly string[]) => [
+  'POST /v1/transfers',
+  ...['  post transfer', '    queue', '    block', '      append_block', ...below.map((line) => `    ${line}`)],
+]
+
+test('a transfer that is posted later is one trace too, from the call to the webhook', async () => {
+  const receiver = await openTraceReceiver()
+  const stage = await start({ otel: toReceiver(receiver.url) })
+  const { traceId } = await payLaterTraced(stage)
+  const below = ['process webhooks', '  deliver webhook']
+  expect(sorted(treeOf(receiver.spans, traceId))).toEqual(sorted(laterOnOneShard(below)))
+})
+
 describeWith('kafka', 'through Kafka', () => {
+  test('the trace of what is posted later goes on from the queue', { timeout: 180_000 }, async () => {
+    const kafka = await startKafka({ brokers: 1 })
+    onTestFinished(() => kafka.stop())
+    const receiver = await openTraceReceiver()
+    const stage = await start({ otel: toReceiver(receiver.url), kafkaBrokers: kafka.brokers.join(',') })
+    const { traceId } = await payLaterTraced(stage)
+    const below = ['publish events', '  process webhooks', '    deliver webhook']
+    expect(sorted(treeOf(receiver.spans, traceId))).toEqual(sorted(laterOnOneShard(below)))
+  })
+
   test('the trace goes on in the headers of messages', { timeout: 180_000 }, async () => {
     const kafka = await startKafka({ brokers: 1 })
     onTestFinished(() => kafka.stop())

@@ -729,7 +729,7 @@ describe('the role of the application', () => {
     expect(Object.fromEntries(writable.map(({ name, privileges }) => [name, privileges]))).toEqual({
       tenants: 'INSERT SELECT',
       verifications: 'DELETE INSERT SELECT',
-      async_ends: 'INSERT SELECT',
+      async_ends: 'DELETE INSERT SELECT',
       consumer_marks: 'DELETE INSERT SELECT',
       queued_requests: 'DELETE INSERT SELECT',
       request_traces: 'DELETE INSERT SELECT',
@@ -763,7 +763,9 @@ describe('the role of the application', () => {
         'daily_totals.amount',
         'daily_totals.number',
         ...[...ofEndpoints, ...stateOfEndpoints].map((name) => `webhook_endpoints.${name}`),
-        ...['due_us', 'attempts', 'first_ms', 'reason', 'dead_us'].map((name) => `queued_requests.${name}`),
+        ...['due_us', 'attempts', 'first_ms', 'reason', 'dead_us', 'traceparent'].map(
+          (name) => `queued_requests.${name}`,
+        ),
         ...ofDeliveries.map((name) => `webhook_deliveries.${name}`),
         ...ofBacklogs.map((name) => `webhook_backlogs.${name}`),
       ].sort(),
@@ -775,7 +777,15 @@ describe('the role of the application', () => {
       SELECT proname AS name FROM pg_proc
       WHERE pronamespace = 'public'::regnamespace AND has_function_privilege('zerosum_app', oid, 'EXECUTE') ORDER BY 1`
     expect(rows.map(({ name }) => name)).toEqual([
-      ...['append_block', 'copy_history', 'leave_lease', 'lock_head', 'record_position', 'rewind_reader'],
+      ...[
+        'append_block',
+        'copy_history',
+        'leave_lease',
+        'lock_head',
+        'queue_requests',
+        'record_position',
+        'rewind_reader',
+      ],
       ...['slot_of', 'take_lease'],
     ])
   })

@@ -8,18 +8,24 @@ export type QueuedRow = {
   readonly text: string
   readonly attempts: number
   readonly firstMs: number | null
+  readonly traceparent?: string
 }
 
 /** Puts requests at the end; one that waits there already stays where it is, one that was set aside is tried again. */
 export async function addQueued(sql: Sql, requests: readonly Queued[]): Promise<void> {
   await sql`
-    INSERT INTO queued_requests (id, message, due_us)
-    SELECT DISTINCT ON (id) id, message, (extract(epoch FROM statement_timestamp()) * 1000000)::int8 + place
-    FROM unnest(${arrayLiteral(requests.map(({ id }) => id))}::uuid[],
-                ${arrayLiteral(requests.map(({ text }) => text))}::text[]) WITH ORDINALITY AS r (id, message, place)
-    ORDER BY id, place
-    ON CONFLICT (id) DO UPDATE SET due_us = EXCLUDED.due_us, attempts = 0, first_ms = NULL, reason = NULL, dead_us = NULL
-      WHERE queued_requests.dead_us IS NOT NULL`
+    SELECT queue_requests(${arrayLiteral(requests.map(({ id }) => id))}::uuid[],
+                          ${arrayLiteral(requests.map(({ text }) => text))}::text[],
+                          ${arrayLiteral(requests.map(({ traceparent }) => traceparent ?? null))}::text[])`
+}
+
+type QueuedColumns = {
+  id: string
+  message: string
+  attempts: number
+  first_ms: bigint | null
+  due_us: bigint
+  traceparent: string | null
 }
 
 /**
@@ -30,14 +36,15 @@ export async function readQueued(sql: Sql, afterUs: number, limit: number): Prom
   const rows = await sql.begin(async (sql) => {
     // The plan is made while the table is empty, and then it must not be to sort a hundred thousand rows for each batch.
     await sql.unsafe('SET LOCAL enable_sort = off')
-    return await sql<{ id: string; message: string; attempts: number; first_ms: bigint | null; due_us: bigint }[]>`
-      SELECT id, message, attempts, first_ms, due_us FROM queued_requests
+    return await sql<QueuedColumns[]>`
+      SELECT id, message, attempts, first_ms, due_us, traceparent FROM queued_requests
       WHERE dead_us IS NULL AND due_us > ${afterUs}
         AND due_us <= (extract(epoch FROM statement_timestamp()) * 1000000)::int8
       ORDER BY due_us LIMIT ${limit}`
   })
-  return rows.map(({ id, message, attempts, first_ms, due_us }) => ({
+  return rows.map(({ id, message, attempts, first_ms, due_us, traceparent }) => ({
     ...{ id, text: message, attempts, firstMs: first_ms === null ? null : Number(first_ms), dueUs: Number(due_us) },
+    ...(traceparent === null ? {} : { traceparent }),
   }))
 }
 
@@ -64,6 +71,13 @@ export async function recordDispositions(
       ${column((one) => (one.fate === 'later' ? Math.max(0, one.dueMs - nowMs) : 0))}::int8[],
       ${column(({ fate }) => fate === 'dead')}::boolean[]) AS s (id, reason, first_ms, wait_ms, is_dead)
     WHERE q.id = s.id`
+}
+
+/** How many wait to be posted; counted up to a limit. */
+export async function countQueued(sql: Sql, limit: number): Promise<number> {
+  const [row] = await sql<{ count: bigint }[]>`
+    SELECT count(*) FROM (SELECT FROM queued_requests WHERE dead_us IS NULL LIMIT ${limit}) AS waiting`
+  return Number(row?.count)
 }
 
 /** A request that was set aside. */

@@ -1,0 +1,109 @@
+/** Waits for about so long; with it wait all that are behind in the same scope and were turned back too, or have not begun. */
+export type Pause = (ms: number) => Promise<void>
+
+/** Where a piece of work belongs. */
+export type Place = {
+  /** What shares a lane begins in the order in which it came, so many at a time. */
+  readonly lane: string
+  /** What shares a scope, which is a part of a lane, goes on in that order, too. */
+  readonly scope: string
+  /** It begins no earlier; neither does what is behind it. Must not be rejected. */
+  readonly ready: Promise<unknown>
+}
+
+export type Lanes = {
+  /**
+   * Does work when its turn has come.
+   * @param work hands in its request before it first waits for anything; where that is turned back, it waits by `pause`, and hands it in again
+   * at once
+   */
+  run<T>(place: Place, work: (pause: Pause) => Promise<T>): Promise<T>
+}
+
+/** Pieces of work of a lane that are under way at most: two blocks, and what goes into the next. */
+const AT_ONCE_MAX = 1_000
+/** So many begin in one turn of the event loop: so that the blocks they go into overlap. */
+const BURST_MAX = 250
+
+type Waiting = { isReady: boolean; begin: () => void }
+type Lane = { readonly waiting: Waiting[]; underWay: number; isServed: boolean }
+/** Who waits to go on, and how many came before. */
+type TurnedBack = { readonly place: number; readonly goOn: () => void }
+
+/**
+ * Lines in which requests wait for their turn, so that none of a payer overtakes another of the same, and none is handed in that will hardly
+ * find room. Nobody waits for the one before to be decided: a burst is handed in within one turn of the event loop, in which nothing else can
+ * make room, so when one of it is turned back for lack of room, those behind it are too. They then try together, in order, and what comes later waits for that.
+ */
+export function createLanes({ atOnceMax = AT_ONCE_MAX, burstMax = BURST_MAX } = {}): Lanes {
+  const lanes = new Map<string, Lane>()
+  const turnedBack = new Map<string, TurnedBack[]>()
+  let places = 0
+
+  /** As all who wait do nothing else before they hand in again, they do so in the order in which they are told to go on. */
+  function pauseOf(scope: string, place: number): Pause {
+    return (ms) => {
+      const { promise, resolve: goOn } = Promise.withResolvers<void>()
+      const known = turnedBack.get(scope)
+      if (known) known.push({ place, goOn })
+      else {
+        turnedBack.set(scope, [{ place, goOn }])
+        setTimeout(() => release(scope), ms)
+      }
+      return promise
+    }
+  }
+
+  function release(scope: string): void {
+    const all = turnedBack.get(scope) ?? []
+    turnedBack.delete(scope)
+    for (const { goOn } of all.toSorted((one, other) => one.place - other.place)) goOn()
+  }
+
+  function laneOf(name: string): Lane {
+    const known = lanes.get(name)
+    if (known) return known
+    const lane = { waiting: [], underWay: 0, isServed: false }
+    lanes.set(name, lane)
+    return lane
+  }
+
+  function serve(name: string, lane: Lane): void {
+    if (lane.waiting.length === 0 && lane.underWay === 0) lanes.delete(name)
+    if (lane.isServed || !canBegin(lane)) return
+    lane.isServed = true
+    setImmediate(() => {
+      lane.isServed = false
+      for (let burst = 0; burst < burstMax && canBegin(lane); burst++) {
+        lane.underWay += 1
+        lane.waiting.shift()?.begin()
+      }
+      serve(name, lane)
+    })
+  }
+
+  const canBegin = ({ waiting, underWay }: Lane) => underWay < atOnceMax && waiting[0]?.isReady === true
+
+  return {
+    async run({ lane: name, scope, ready }, work) {
+      const lane = laneOf(name)
+      const pause = pauseOf(scope, places++)
+      const begun = new Promise<void>((begin) => {
+        const one = { isReady: false, begin }
+        lane.waiting.push(one)
+        void ready.then(() => {
+          one.isReady = true
+          serve(name, lane)
+        })
+      })
+      await begun
+      try {
+        if (turnedBack.has(scope)) await pause(0)
+        return await work(pause)
+      } finally {
+        lane.underWay -= 1
+        serve(name, lane)
+      }
+    },
+  }
+}
