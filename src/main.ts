@@ -216,6 +216,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
       worksFor: (name) => config.consumers.some((consumer) => consumer === name),
       isBusy: () => router.shards.some(({ batcher }) => batcher.depth > 0),
       onTrouble: (error) => trouble('events could not be passed on and will be', error),
+      onWell: (message) => logger.warn(message),
     })
 
     const onAsyncTrouble = (error: unknown) => trouble('requests wait longer to be posted', error)

@@ -18,6 +18,8 @@ export type KafkaBusOptions = {
   /** Of topics that are made; the same for ever (kafkaTopics.ts). */
   partitions: number
   onTrouble: (error: unknown) => void
+  /** Told that trouble is over. */
+  onWell?: ((message: string) => void) | undefined
   /** How long a node that vanished is missed; the brokers have a least value, 6 s if nobody changed it. */
   sessionMs?: number
 }
@@ -31,7 +33,7 @@ export type KafkaBus = Bus & {
 
 /** The bus on Kafka. Its groups are called `zerosum-<name>` there, and their progress is Kafka's own. */
 export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
-  const { brokers, security = {}, partitions, sessionMs, onTrouble } = options
+  const { brokers, security = {}, partitions, sessionMs, onTrouble, onWell } = options
   const subscriptions: Subscription[] = []
   const lag = createKafkaLag({ brokers, security })
   let topics: Promise<void> | undefined
@@ -45,7 +47,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   return {
     subscribe(group) {
       const subscription = consume(group, {
-        ...{ brokers, security, ready, onTrouble },
+        ...{ brokers, security, ready, onTrouble, onWell },
         ...(sessionMs === undefined ? {} : { sessionMs }),
       })
       subscriptions.push(subscription)
