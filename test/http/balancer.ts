@@ -69,6 +69,8 @@ export async function startBalancer(): Promise<Balancer> {
   }
 
   const server = createServer((near, answer) => void pass(near, answer)).listen(0, '127.0.0.1')
+  // A connection that it closed because it was idle, just when its client used it again, would be no node's fault.
+  server.keepAliveTimeout = 0
   await once(server, 'listening')
   const asking = ask()
   return {
