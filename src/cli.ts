@@ -16,6 +16,7 @@ import { RedisRefused } from './redis/cluster.ts'
 import { addShard, drainShard, moveSlots, printPlan } from './relocation/command.ts'
 import { ShardsAway } from './shards/awaitShards.ts'
 import { checkShards, prepareShards, ShardListError } from './shards/map.ts'
+import { runKeys } from './tenants/command.ts'
 import { createDirectory, newKey, SCOPES, type Scope } from './tenants/directory.ts'
 import { isCertificateName } from './tls/certificateName.ts'
 import { verifyShards } from './verify.ts'
@@ -39,6 +40,8 @@ const USAGE = `usage: zerosum COMMAND
   keys create TENANT [SCOPE …]  make an API key (and the tenant, if it is new); scopes: ${SCOPES.join(' ')}
   keys create TENANT --certificate NAME [SCOPE …]
                             let clients with that certificate work for the tenant; NAME: URI:… DNS:… or CN:… (docs/security.md)
+  keys list [TENANT]        the keys that there are, by their ids
+  keys revoke ID            take a key's rights away: nodes refuse it within ten seconds
 
 Settings come from the environment: see README.md.`
 
@@ -137,6 +140,19 @@ async function createKey([tenant, ...more]: string[]): Promise<number> {
     console.log(key)
     console.error('Keep it: only its hash is stored.')
     return 0
+  } finally {
+    await directory.close()
+    await databases.close()
+  }
+}
+
+/** @returns `undefined` if that is not how it is called */
+async function keys(args: string[]): Promise<number | undefined> {
+  const databases = await shareDatabases(readConfig())
+  const directory = createDirectory(databases.urls[0] ?? '')
+  try {
+    await checkShards(databases.urls)
+    return await runKeys(directory, args)
   } finally {
     await directory.close()
     await databases.close()
@@ -254,7 +270,7 @@ async function run([command, ...args]: string[]): Promise<number> {
       return (await dlq(args)) ?? usage()
     case 'keys':
       if (args[0] === 'create') return await createKey(args.slice(1))
-      break
+      return (await keys(args)) ?? usage()
   }
   return usage()
 }

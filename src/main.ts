@@ -217,6 +217,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
       isBusy: () => router.shards.some(({ batcher }) => batcher.depth > 0),
       onTrouble: (error) => trouble('events could not be passed on and will be', error),
       onPoisoned: metrics.poisoned,
+      onWell: (message) => logger.warn(message),
     })
 
     const onAsyncTrouble = (error: unknown) => trouble('requests wait longer to be posted', error)

@@ -14,6 +14,8 @@ export type EmbeddedBusOptions = {
   /** Pools on the shards' databases that others use too; else it opens its own. */
   pools?: Pools | undefined
   onTrouble: (error: unknown) => void
+  /** Told that trouble is over. */
+  onWell?: ((message: string) => void) | undefined
   /** How long a node that vanished is waited for. */
   leaseMs?: number
 }
@@ -34,7 +36,14 @@ export type EmbeddedBus = Bus & {
  * that is at it, stand in that shard's database. Where Kafka
  * was the bus before, or will be, marks tell what was done (marks.ts).
  */
-export function createEmbeddedBus({ shards, urlOf, pools, onTrouble, leaseMs }: EmbeddedBusOptions): EmbeddedBus {
+export function createEmbeddedBus({
+  shards,
+  urlOf,
+  pools,
+  onTrouble,
+  onWell,
+  leaseMs,
+}: EmbeddedBusOptions): EmbeddedBus {
   const pool = pools ? lent(pools) : createPools(urlOf, 'zerosum bus', BACKGROUND_CONNECTIONS)
   const subscriptions: Subscription[] = []
 
@@ -53,7 +62,7 @@ export function createEmbeddedBus({ shards, urlOf, pools, onTrouble, leaseMs }: 
     const holder = randomUUID()
     const subscription = onEachShard(shards, (shard) =>
       follow({
-        ...{ reader, shard, pool, holder, onTrouble },
+        ...{ reader, shard, pool, holder, onTrouble, onWell },
         ...(leaseMs === undefined ? {} : { leaseMs }),
         ...(skips ? { skips } : {}),
         handle: (blocks, signal, confirm) => deliver(blocks.flatMap(eventsOf), signal, confirm),

@@ -3,6 +3,7 @@ import { readHead } from '../ledger/sql/chainHead.ts'
 import type { Sql } from '../postgres/connect.ts'
 import { type ReadBlock, readBlocks } from './blocks.ts'
 import type { ConsumerGroup } from './bus.ts'
+import { watchOutage } from './outage.ts'
 import { confirmLease, Fenced, hasPassed, leaveLease, type Position, recordPosition, takeLease } from './position.ts'
 
 export type FollowOptions = {
@@ -22,6 +23,8 @@ export type FollowOptions = {
   /** Whether blocks may be passed over unread. */
   skips?: ConsumerGroup['skips']
   onTrouble: (error: unknown) => void
+  /** Told that trouble is over. */
+  onWell?: ((message: string) => void) | undefined
   /** How long after its end a holder that vanished is missed. */
   leaseMs?: number
 }
@@ -45,7 +48,8 @@ const RETRY_MS_MAX = 5_000
  * the arrival.
  */
 export function follow(options: FollowOptions): { stop(): Promise<void> } {
-  const { reader, shard, pool, holder, handle, skips, onTrouble, leaseMs = LEASE_MS } = options
+  const { reader, shard, pool, holder, handle, skips, onTrouble, onWell, leaseMs = LEASE_MS } = options
+  const outage = watchOutage({ name: `${reader} on shard ${shard}`, onTrouble, onWell })
   const stopping = new AbortController()
   const { signal } = stopping
   const pause = (ms: number) => sleep(ms, undefined, { signal }).catch(() => {})
@@ -58,11 +62,12 @@ export function follow(options: FollowOptions): { stop(): Promise<void> } {
         if (position) {
           await lead(position, () => {
             failures = 0
+            outage.worked()
           })
         } else await pause(leaseMs / 8)
       } catch (error) {
         if (signal.aborted) return
-        if (!(error instanceof Fenced)) onTrouble(error)
+        if (!(error instanceof Fenced)) outage.failed(error)
         await pause(backoffMs(failures++))
       }
     }

@@ -21,6 +21,8 @@ export type KafkaBusOptions = {
   onTrouble: (error: unknown) => void
   /** Told of each message in the topics that is no event of the ledger's; it is left out. */
   onPoisoned?: ((group: string) => void) | undefined
+  /** Told that trouble is over. */
+  onWell?: ((message: string) => void) | undefined
   /** How long a node that vanished is missed; the brokers have a least value, 6 s if nobody changed it. */
   sessionMs?: number
 }
@@ -34,7 +36,7 @@ export type KafkaBus = Bus & {
 
 /** The bus on Kafka. Its groups are called `zerosum-<name>` there, and their progress is Kafka's own. */
 export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
-  const { brokers, security = {}, partitions, sessionMs, onTrouble, onPoisoned = () => {} } = options
+  const { brokers, security = {}, partitions, sessionMs, onTrouble, onPoisoned = () => {}, onWell } = options
   const subscriptions: Subscription[] = []
   const lag = createKafkaLag({ brokers, security })
   let topics: Promise<void> | undefined
@@ -48,7 +50,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   return {
     subscribe(group) {
       const subscription = consume(group, {
-        ...{ brokers, security, ready, onTrouble, onPoisoned },
+        ...{ brokers, security, ready, onTrouble, onPoisoned, onWell },
         ...(sessionMs === undefined ? {} : { sessionMs }),
       })
       subscriptions.push(subscription)

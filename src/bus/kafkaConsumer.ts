@@ -11,6 +11,7 @@ import { BATCH_MAX, type Subscription } from './bus.ts'
 import { backoffMs } from './follow.ts'
 import { createOrder, isAssigned, nameOf } from './kafkaOrder.ts'
 import { type KafkaSecurity, securityOptions } from './kafkaSecurity.ts'
+import { watchOutage } from './outage.ts'
 
 export type StringMessage = Message<string, string, string, string>
 type StringStream = MessagesStream<string, string, string, string>
@@ -46,6 +47,8 @@ export type KafkaConsumerOptions = {
   /** Resolves when the topics are there. */
   ready: () => Promise<void>
   onTrouble: (error: unknown) => void
+  /** Told that trouble is over. */
+  onWell?: ((message: string) => void) | undefined
 }
 
 const SESSION_MS = 10_000
@@ -57,9 +60,10 @@ const CLOSE_MS_MAX = 10_000
 /** A member of a group. When anything goes wrong with it, another takes its place and begins where progress was recorded. */
 export function consumeKafka(
   { groupId, topics, handle, onLost, inFlightMax = 1 }: KafkaGroup,
-  { brokers, security, sessionMs = SESSION_MS, ready, onTrouble }: KafkaConsumerOptions,
+  { brokers, security, sessionMs = SESSION_MS, ready, onTrouble, onWell }: KafkaConsumerOptions,
 ): Subscription {
   const stopping = new AbortController()
+  const outage = watchOutage({ name: `the group ${groupId}`, onTrouble, onWell })
   const { signal } = stopping
   const pause = (ms: number) => sleep(ms, undefined, { signal }).catch(() => {})
 
@@ -71,7 +75,7 @@ export function consumeKafka(
         })
       } catch (error) {
         if (signal.aborted) return
-        onTrouble(error)
+        outage.failed(error)
         await pause(backoffMs(failures++))
       }
     }
@@ -138,6 +142,7 @@ export function consumeKafka(
         done.filter((one) => tenures.get(nameOf(one)) === begun.get(nameOf(one))),
       )
       onProgress()
+      outage.worked()
       return true
     }
   }
@@ -157,7 +162,7 @@ export function consumeKafka(
         return mine
       } catch (error) {
         if (signal.aborted) return undefined
-        onTrouble(error)
+        outage.failed(error)
         await pause(backoffMs(failures))
       }
     }
@@ -171,7 +176,7 @@ export function consumeKafka(
     const offsets = [...last.values()].map(({ topic, partition, offset, leaderEpoch }) => ({
       ...{ topic, partition, offset: offset + 1n, leaderEpoch },
     }))
-    await consumer.commit({ offsets }).catch(onTrouble)
+    await consumer.commit({ offsets }).catch(outage.failed)
   }
 
   const running = run()

@@ -31,6 +31,8 @@ export type RelayOptions = {
   /** Whether requests wait to be posted here: then what is far behind is published slowly. */
   isBusy?: () => boolean
   onTrouble: (error: unknown) => void
+  /** Told that trouble is over. */
+  onWell?: ((message: string) => void) | undefined
   /** How long a node that vanished is waited for. */
   leaseMs?: number
 }
@@ -43,14 +45,14 @@ const READER = 'relay'
  * successor sends, so marks absorb it (marks.ts). Nothing that posts waits for this.
  */
 export function startRelay(options: RelayOptions): Relay {
-  const { shards, urlOf, pools, openPublisher, isBusy, onTrouble, leaseMs } = options
+  const { shards, urlOf, pools, openPublisher, isBusy, onTrouble, onWell, leaseMs } = options
   const pool = pools ? lent(pools) : createPools(urlOf, 'zerosum relay', BACKGROUND_CONNECTIONS)
   const holder = randomUUID()
   const relays = onEachShard(shards, (shard) => {
     const publisher = openPublisher()
     const attributes = { 'messaging.system': 'kafka', 'messaging.operation.type': 'send', 'zerosum.shard': shard }
     const following = follow({
-      ...{ reader: READER, shard, pool, holder, onTrouble },
+      ...{ reader: READER, shard, pool, holder, onTrouble, onWell },
       ...(leaseMs === undefined ? {} : { leaseMs }),
       handle: restAfter(isBusy, async (blocks, signal) => {
         const events = blocks.flatMap(eventsOf)

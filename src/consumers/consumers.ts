@@ -26,6 +26,8 @@ export type ConsumersOptions = {
   onTrouble: (error: unknown) => void
   /** Told of messages in Kafka that a group left out, because they are no events of the ledger's. */
   onPoisoned?: (group: string) => void
+  /** Told that trouble is over. */
+  onWell?: ((message: string) => void) | undefined
 }
 
 /**
@@ -69,8 +71,8 @@ function unhurried(group: ConsumerGroup, isBusy: () => boolean): ConsumerGroup {
   return { ...group, handle }
 }
 
-function onBlocks({ shards, urlOf, pools, groups, onTrouble }: ConsumersOptions): Reports {
-  const bus = createEmbeddedBus({ shards, urlOf, pools, onTrouble })
+function onBlocks({ shards, urlOf, pools, groups, onTrouble, onWell }: ConsumersOptions): Reports {
+  const bus = createEmbeddedBus({ shards, urlOf, pools, onTrouble, onWell })
   const looks = new Map(groups.map(({ name }) => [name, looksBy((shard: number) => bus.lagOn(name, shard))]))
   const all = async (group: string) => await Promise.all(shards().map((shard) => looks.get(group)?.(shard)))
   return {
@@ -92,11 +94,11 @@ function onBlocks({ shards, urlOf, pools, groups, onTrouble }: ConsumersOptions)
 }
 
 function onKafka(
-  { brokers, security, partitions, shards, urlOf, pools, groups, onTrouble, onPoisoned }: ConsumersOptions,
+  { brokers, security, partitions, shards, urlOf, pools, groups, onTrouble, onPoisoned, onWell }: ConsumersOptions,
   isBusy: () => boolean,
 ): Reports {
-  const bus = createKafkaBus({ brokers, security, partitions, onTrouble, onPoisoned })
-  const relay = startRelay({ shards, urlOf, pools, openPublisher: bus.openPublisher, isBusy, onTrouble })
+  const bus = createKafkaBus({ brokers, security, partitions, onTrouble, onPoisoned, onWell })
+  const relay = startRelay({ shards, urlOf, pools, openPublisher: bus.openPublisher, isBusy, onTrouble, onWell })
   const published = looksBy(relay.lagOn)
   const look = looksBy(async (name: string) => {
     const group = groups.find((one) => one.name === name)

@@ -1,3 +1,4 @@
+import { getHeapStatistics } from 'node:v8'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client'
 import type { LastAudit } from '../audit/background.ts'
 import { countDiscrepancies } from '../audit/verification.ts'
@@ -106,6 +107,10 @@ export function createMetrics({ version, queues, pools, cache, breakers }: Metri
   collectDefaultMetrics({ register: registry })
   for (const name of LEFT_OUT) registry.removeSingleMetric(name)
   gauge('build_info', 'Always 1; the label says which version runs.', 'version').set({ version }, 1)
+  // V8 takes it from the memory that it sees, or from the command line, when the process starts.
+  gauge('heap_limit_bytes', 'How large the heap may become; at that, the process ends.').set(
+    getHeapStatistics().heap_size_limit,
+  )
   utilization()
 
   const inFlight = gauge('http_in_flight', 'Calls that are not answered yet; streams are none.')

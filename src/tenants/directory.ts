@@ -34,7 +34,34 @@ export type Directory = {
   addKey(tenantId: string, key: string, scopes: readonly Scope[]): Promise<void>
   /** Lets whoever has a certificate of that name work for a tenant. @returns false if it is somebody's already, or was: nothing has changed then */
   addCertificate(tenantId: string, name: string, scopes: readonly Scope[]): Promise<boolean>
+  /** Keys and certificates' names, the newest first, KEYS_LISTED_MAX at most. @param tenant the name of one; else of all */
+  list(tenant?: string): Promise<StoredKey[]>
+  /** The keys whose ids begin so, two at most. @param id isKeyId */
+  find(id: string): Promise<StoredKey[]>
+  /** Takes a key's rights away for good; other nodes notice as `authenticate` says. @param id a whole one. @returns false if it has none any more, or is unknown */
+  revoke(id: string): Promise<boolean>
   close(): Promise<void>
+}
+
+/** A key, or the name in a certificate, as it is stored. */
+export type StoredKey = {
+  /** The SHA-256 of the key, in hex: it names the key, and is of no use to whoever finds it. */
+  readonly id: string
+  readonly tenant: string
+  /** The last four characters of a key; the whole name in a certificate. */
+  readonly hint: string
+  readonly scopes: readonly Scope[]
+  readonly createdAt: Date
+  readonly revokedAt: Date | null
+}
+
+export const KEYS_LISTED_MAX = 1_000
+/** So much of an id is shown, and enough to find a key by. */
+export const KEY_ID_SHOWN = 12
+
+/** Whether a text is a key's id, or long enough a beginning of one. */
+export function isKeyId(text: string): boolean {
+  return text.length >= KEY_ID_SHOWN && /^[0-9a-f]{1,64}$/.test(text)
 }
 
 /** A new key: `zs_test_` and 160 bits of chance. */
@@ -113,6 +140,16 @@ export function createDirectory(place: string | Sql): Directory {
     return added.length > 0
   }
 
+  /** @param begin of an id @param tenant the name of one; empty is any */
+  async function stored(begin: string, tenant: string, max: number): Promise<StoredKey[]> {
+    return await sql<StoredKey[]>`
+      SELECT encode(hash, 'hex') AS id, name AS tenant, hint, array_to_json(scopes) AS scopes,
+             k.created_at AS "createdAt", revoked_at AS "revokedAt"
+      FROM api_keys k JOIN tenants ON tenants.id = tenant_id
+      WHERE starts_with(encode(hash, 'hex'), ${begin}) AND ${tenant} IN ('', name)
+      ORDER BY k.created_at DESC, hash LIMIT ${max}`
+  }
+
   return {
     authenticate: (key) => authenticate(hashOf(key)),
     authenticateCertificate: (name) => authenticate(hashOfCertificate(name)),
@@ -140,6 +177,15 @@ export function createDirectory(place: string | Sql): Directory {
     },
     // A name is no secret: it is shown whole.
     addCertificate: (tenantId, name, scopes) => add(hashOfCertificate(name), tenantId, name, scopes),
+    list: (tenant = '') => stored('', tenant, KEYS_LISTED_MAX),
+    find: (id) => stored(id, '', 2),
+    async revoke(id) {
+      const revoked = await sql`
+        UPDATE api_keys SET revoked_at = now() WHERE hash = decode(${id}, 'hex') AND revoked_at IS NULL
+        RETURNING 1 AS revoked`
+      keys.delete(id)
+      return revoked.length > 0
+    },
     async close() {
       await sql.end({ timeout: 5 })
     },

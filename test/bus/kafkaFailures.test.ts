@@ -9,9 +9,9 @@ import { busOf, consumeOnce, EFFECTS, effectsOf } from './consumer.ts'
 import { relayOf, startRelayProcess } from './relayProcess.ts'
 import { allEvents, byKey, once, openLedgerStage, until } from './stage.ts'
 
-/** All brokers are away for a minute. */
+/** All brokers are away for so long. */
 const OUTAGE_MS = 60_000
-const OUTAGE_PARTS = 6
+const OUTAGE_PARTS = 4
 
 describeWith('kafka', 'the ledger’s events, when three real brokers fail', () => {
   let kafka: KafkaCluster
@@ -115,23 +115,29 @@ describeWith('kafka', 'the ledger’s events, when three real brokers fail', () 
     await expectAll()
   }, 400_000)
 
-  test('all brokers are killed for a minute: posting goes on, the lag grows, and nothing is lost', async () => {
-    relay = relayOf(node)
-    const life = liveOn()
-    await until(() => received.length > 100)
-    await Promise.all([0, 1, 2].map((i) => kafka.broker(i).kill()))
-    for (let part = 0; part < OUTAGE_PARTS; part++) {
-      const before = (await allEvents(node.urls)).length
-      await sleep(OUTAGE_MS / OUTAGE_PARTS)
-      expect((await allEvents(node.urls)).length).toBeGreaterThan(before + 20)
-    }
-    const lags = await relay.lag()
-    expect(Math.max(...lags.map(({ blocks }) => blocks))).toBeGreaterThan(10)
-    expect(Math.max(...lags.map(({ seconds }) => seconds))).toBeGreaterThan(OUTAGE_MS / 2_000)
-    await Promise.all([0, 1, 2].map((i) => kafka.broker(i).restart()))
-    expect(await life.stop()).toBeGreaterThan(20)
-    await expectAll()
-  }, 400_000)
+  test(
+    'all brokers are killed for some time: posting goes on, the lag grows, and nothing is lost',
+    async () => {
+      relay = relayOf(node)
+      const life = liveOn()
+      await until(() => received.length > 100)
+      await Promise.all([0, 1, 2].map((i) => kafka.broker(i).kill()))
+      let lag = 0
+      for (let part = 0; part < OUTAGE_PARTS; part++) {
+        const before = (await allEvents(node.urls)).length
+        await sleep(OUTAGE_MS / OUTAGE_PARTS)
+        expect((await allEvents(node.urls)).length).toBeGreaterThan(before)
+        const blocks = Math.max(...(await relay.lag()).map((shard) => shard.blocks))
+        expect(blocks).toBeGreaterThan(lag)
+        lag = blocks
+      }
+      expect(Math.max(...(await relay.lag()).map(({ seconds }) => seconds))).toBeGreaterThan(OUTAGE_MS / 2_000)
+      await Promise.all([0, 1, 2].map((i) => kafka.broker(i).restart()))
+      await life.stop()
+      await expectAll()
+    },
+    OUTAGE_MS + 400_000,
+  )
 
   test('a relay is killed between the brokers’ acknowledgement and its record: what is sent twice has effect once', async () => {
     const life = liveOn()

@@ -89,6 +89,7 @@ export const METRICS: readonly Metric[] = [
   { name: 'nodejs_eventloop_lag_p99_seconds', type: 'gauge', about: 0.03 },
   { name: 'nodejs_heap_size_used_bytes', type: 'gauge', about: 1.2e8 },
   { name: 'nodejs_heap_size_total_bytes', type: 'gauge', about: 1.6e8 },
+  { name: 'zerosum_heap_limit_bytes', type: 'gauge', about: 4_345_298_944 },
   {
     ...{ name: 'nodejs_gc_duration_seconds', type: 'histogram', about: 4 },
     ...{ labels: { kind: ['major', 'minor', 'incremental'] }, buckets: [0.001, 0.01, 0.1, 1, 2, 5] },

@@ -11,7 +11,7 @@ import { killEmbedded } from '../support/node.ts'
 import { CALLERS, expectAnsweredAreThere, expectBooks, expectVerified, retryUnanswered, Stage, stage } from './stage.ts'
 
 describe('kill -9', () => {
-  test('at any moment loses no transfer that was answered, and repeats none', { timeout: 120_000 }, async () => {
+  test('at any moment loses no transfer that was answered, and repeats none', async () => {
     const random = seededRandom(seedFor('kill -9 of the node'))
     const one = await stage({ databaseUrl: await migratedDatabase() }, random)
     for (let round = 1; round <= 3; round++) {
@@ -47,7 +47,7 @@ describe('kill -9', () => {
     expect(await other.node.stop()).toBe(0)
   })
 
-  test('of the node and its embedded PostgreSQL loses nothing that was answered', { timeout: 120_000 }, async () => {
+  test('of the node and its embedded PostgreSQL loses nothing that was answered', async () => {
     const random = seededRandom(seedFor('kill -9 of the node and its PostgreSQL'))
     const dataDir = await mkdtemp(join(tmpdir(), 'zerosum-crash-'))
     const one = new Stage({ dataDir }, random)
@@ -75,9 +75,7 @@ describe('kill -9', () => {
   })
 })
 
-test('a node that stalls under load does not stop the other for long, and does no harm when it wakes', {
-  timeout: 120_000,
-}, async () => {
+test('a node that stalls under load does not stop the other for long, and does no harm when it wakes', async () => {
   const random = seededRandom(seedFor('a node that stalls'))
   const databaseUrl = await migratedDatabase()
   const [one, other] = [await stage({ databaseUrl }, random), await stage({ databaseUrl }, random)]
@@ -98,7 +96,7 @@ test('a node that stalls under load does not stop the other for long, and does n
   expect(await Promise.all([one.node.stop(), other.node.stop()])).toEqual([0, 0])
 })
 
-test('connections to PostgreSQL that break under load lose and repeat nothing', { timeout: 120_000 }, async () => {
+test('connections to PostgreSQL that break under load lose and repeat nothing', async () => {
   const random = seededRandom(seedFor('connections that break'))
   const databaseUrl = await migratedDatabase()
   const one = await stage({ databaseUrl }, random)

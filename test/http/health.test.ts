@@ -85,9 +85,9 @@ describe('when the database', () => {
     expect((await own.alpha.get('/livez')).status).toBe(200)
     passage.mend()
     // For a moment nothing is tried: the breakers are open.
-    await expect.poll(async () => (await own.alpha.get('/readyz')).status, { timeout: 10_000 }).toBe(200)
+    await expect.poll(async () => (await own.alpha.get('/readyz')).status, { timeout: 60_000 }).toBe(200)
     const pay = async () => (await own.alpha.call('POST', '/v1/transfers', move, { key: 'cut' })).status
-    await expect.poll(pay, { timeout: 10_000 }).toBe(201)
+    await expect.poll(pay, { timeout: 60_000 }).toBe(201)
     expect(await own.alpha.available(other)).toBe(1n)
   })
 

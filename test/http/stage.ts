@@ -9,8 +9,10 @@ import { type NodeProcess, type NodeSettings, startNode, verifyBooks } from '../
 export type Sent = { key: string; from: string; to: string; amount: number; answer: Answer<Transfer> | undefined }
 
 const FUNDS = 1_000_000
-/** Callers at once; each sends its next transfer when it has the answer to the last. */
+/** Callers at once; each sends its next transfer soon after the answer to the last. */
 export const CALLERS = 24
+/** They pause, so that they leave something of the machine to the node, and to whoever else is tested. */
+const PAUSE_MS_MAX = 40
 
 /** A node that can be started again and again on the same data, with a few wallets to move money between. */
 export class Stage {
@@ -59,6 +61,7 @@ export class Stage {
     this.#isResting = false
     const work = async () => {
       while (!this.#isResting) {
+        await sleep(this.#random() * PAUSE_MS_MAX)
         const from = this.#pick()
         const to = this.wallets[(this.wallets.indexOf(from) + 1 + Math.floor(this.#random() * 5)) % 6] ?? ''
         const amount = 1 + Math.floor(this.#random() * 9)

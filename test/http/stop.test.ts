@@ -126,14 +126,16 @@ describe('with a database that is silent', () => {
 
 test('a node says what is wrong and ends, when it cannot start', async () => {
   const nowhere = 'postgres://zerosum:secret-password@127.0.0.1:1/nowhere'
-  for (const settings of [{ databaseUrl: nowhere }, { databaseUrl: 'mysql://x' }, { demoKey: 'short' }]) {
-    const error = await startNode(settings).then(
+  const started = [{ databaseUrl: nowhere }, { databaseUrl: 'mysql://x' }, { demoKey: 'short' }].map((settings) =>
+    startNode(settings).then(
       async (node) => {
         await node.kill()
         return new Error('it started')
       },
       (reason: Error) => reason,
-    )
+    ),
+  )
+  for (const error of await Promise.all(started)) {
     expect(error.message).toContain('the node did not start')
     expect(error.message).not.toContain('secret-password')
     expect(error.message.split('\n').length, error.message).toBeLessThan(40)

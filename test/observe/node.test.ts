@@ -290,7 +290,9 @@ describe('a node', () => {
     expect(figureOf(last, 'zerosum_webhook_pending')).toBeGreaterThan(0)
     expect(figureOf(last, 'zerosum_audit_last_timestamp_seconds')).toBeGreaterThan(1.7e9)
     expect(figureOf(last, 'zerosum_event_loop_utilization_ratio')).toBeGreaterThan(0)
-    expect(figureOf(last, 'nodejs_heap_size_used_bytes')).toBeGreaterThan(1e6)
+    const used = figureOf(last, 'nodejs_heap_size_used_bytes') ?? 0
+    expect(used).toBeGreaterThan(1e6)
+    expect(figureOf(last, 'zerosum_heap_limit_bytes')).toBeGreaterThan(used)
   })
 })
 

@@ -176,3 +176,24 @@ test('a copy that was changed together with its hash is found by the shard that 
     ...{ balanced: false, copies: { discrepancy: { request: row.id, shard: 1 - from } } },
   })
 })
+
+test('a wallet takes a reversal along whose transfer was made on a shard where it never was: the books agree', async () => {
+  const { api, move, urls } = await openTown(3)
+  const { alpha, router } = api
+  const payer = await alpha.wallet(1_000)
+  const from = router.shardOf(uuidOf(payer))
+  let payee = await alpha.wallet()
+  while (router.shardOf(uuidOf(payee)) === from) payee = await alpha.wallet()
+  const to = router.shardOf(uuidOf(payee))
+  const paid = await alpha.pay(payer, payee, 10)
+  expect(paid.status, paid.text).toBe(201)
+  expect(await move([slotOfWallet(payer)], from, to)).toBe(true)
+  const back = await alpha.call('POST', `/v1/transfers/${paid.body.id}/reverse`, { amount: '4' })
+  expect(back.status, back.text).toBe(201)
+  const other = [0, 1, 2].find((shard) => shard !== from && shard !== to) ?? 0
+  expect(await move([slotOfWallet(payee)], to, other)).toBe(true)
+  expect(await verifyAll(urls)).toMatchObject({ balanced: true })
+  // What is left of it is known where the payer lives.
+  const more = await alpha.call('POST', `/v1/transfers/${paid.body.id}/reverse`, { amount: '7' })
+  expect(more.status, more.text).toBe(422)
+})

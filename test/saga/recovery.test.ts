@@ -5,7 +5,7 @@ import { seedFor } from '../ledger/seed.ts'
 import { startInstallation } from './installation.ts'
 
 /** Real processes, real servers. ZEROSUM_CHAOS_SECONDS makes it longer. */
-const CHAOS_SECONDS = Number(process.env['ZEROSUM_CHAOS_SECONDS'] ?? 60)
+const CHAOS_SECONDS = Number(process.env['ZEROSUM_CHAOS_SECONDS'] ?? 30)
 const SHARDS = 3
 const NODES = 2
 const CALLERS = 16

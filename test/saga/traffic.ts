@@ -28,6 +28,8 @@ const FUNDS = 5_000
 const BALANCE_MAX = 6_000
 const SETTLE_MS_MAX = 90_000
 const AT_ONCE = 16
+/** Callers think about what they ask next: without that they would take all of the machine, and what else runs on it would crawl. */
+const THINK_MS_MAX = 100
 
 /** Callers that move money between the wallets of an installation, and remember all of it. */
 export class Traffic {
@@ -110,6 +112,7 @@ export class Traffic {
       return one
     }
     for (let i = 0; !this.#isResting; i++) {
+      await sleep(random() * THINK_MS_MAX)
       const flow = pick(flows)
       const home = pick(shards)
       const away = flow === 'local' || shards.length === 1 ? home : pick(shards.filter((shard) => shard !== home))

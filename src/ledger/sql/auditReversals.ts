@@ -18,6 +18,7 @@ type Row = {
   transfer_tenant: string
   transfer_payload: string
   is_later: boolean | null
+  is_own: boolean
   is_undone: boolean
 }
 
@@ -25,7 +26,9 @@ const PAGE_ROWS = 1_000
 
 /**
  * Finds the first reversal that moved something else than the transfer it reverses, turned round, or more than was left of
- * it. Of a chain that was walked already; the account is the one that the money was taken back from.
+ * it. Of a chain that was walked already; the account is the one that the money was taken back from. Reversals that were copied here count, but
+ * are not judged: a wallet takes along what moved it, and not what its payer's slot has, the transfer itself, say. They are judged on the shard
+ * that recorded them, which knows all of the transfer.
  */
 export async function findWrongReversal(sql: Tx): Promise<Finding | undefined> {
   const pages = sql<Row[]>`
@@ -35,13 +38,14 @@ export async function findWrongReversal(sql: Tx): Promise<Finding | undefined> {
            CASE WHEN t.result->'saga' IS NULL THEN (t.time_us, t.block, t.item)
                 ELSE (SELECT (e.time_us, e.block, e.item) FROM known_requests e
                       WHERE (e.tenant_id, e.scope, e.key) = (t.tenant_id, t.id, ${END_KEY}) AND e.shard = t.shard AND e.kind = 'saga-finalize')
-           END < (r.time_us, r.block, r.item) AS is_later, false AS is_undone
+           END < (r.time_us, r.block, r.item) AS is_later,
+           r.shard = (SELECT coalesce(shard, 0) FROM chain_head) AS is_own, false AS is_undone
     FROM known_requests r
     LEFT JOIN known_requests t ON t.id = r.target AND t.refusal IS NULL AND t.kind IN ('transfer', 'top-up', 'withdrawal')
     WHERE r.kind = 'reversal' AND r.refusal IS NULL
     UNION ALL
     -- A reversal between shards that came to nothing gives back what it took.
-    SELECT r.target, r.id, r.tenant_id, r.payload::text, r.result::text, c.time_us, c.block, c.item, NULL, NULL, NULL, true, true
+    SELECT r.target, r.id, r.tenant_id, r.payload::text, r.result::text, c.time_us, c.block, c.item, NULL, NULL, NULL, true, true, true
     FROM known_requests r
     JOIN known_requests c ON (c.tenant_id, c.scope, c.key) = (r.tenant_id, r.id, ${END_KEY}) AND c.shard = r.shard
       AND c.kind = 'saga-release'
@@ -66,6 +70,10 @@ function reversalHistory({ subject, transfer_kind, transfer_tenant, transfer_pay
       })
       if (transfer && row.is_undone) {
         transfer = { ...transfer, reversed: transfer.reversed - totalOf(moved) }
+        return undefined
+      }
+      if (!row.is_own) {
+        transfer &&= { ...transfer, reversed: transfer.reversed + totalOf(moved) }
         return undefined
       }
       if (!transfer || !row.is_later || transfer.tenantId !== row.tenant_id) {
