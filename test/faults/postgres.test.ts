@@ -20,7 +20,7 @@ const DOWN = [
   'SagasStuck page shard=0',
 ]
 /** Some of it, as it happens. */
-const MAYBE = ['QueueOld ticket shard=1', 'PostingTroubles ticket shard=1']
+const MAYBE = ['QueueOld ticket shard=1', 'PostingTroubles ticket shard=1', 'PoolExhausted ticket']
 
 describeWith(['redis', 'kafka', 'prometheus'], 'PostgreSQL of one of two shards under load', () => {
   let stage: Stage
