@@ -56,6 +56,7 @@ const FETCH_WAIT_MS = 500
 const FETCH_BYTES_MAX = 8_000_000
 const PARTITION_BYTES_MAX = 1_000_000
 const CLOSE_MS_MAX = 10_000
+const COMMIT_FAILURES_MAX = 5
 
 /** A member of a group. When anything goes wrong with it, another takes its place and begins where progress was recorded. */
 export function consumeKafka(
@@ -137,10 +138,8 @@ export function consumeKafka(
       const begun = new Map(messages.map((one) => [nameOf(one), tenures.get(nameOf(one))]))
       const done = await handled(messages, consumer, partitions)
       if (!(await before) || !done) return false
-      await commit(
-        consumer,
-        done.filter((one) => tenures.get(nameOf(one)) === begun.get(nameOf(one))),
-      )
+      const isMine = (one: StringMessage) => tenures.get(nameOf(one)) === begun.get(nameOf(one))
+      if (!(await commit(consumer, done, isMine))) return false
       onProgress()
       outage.worked()
       return true
@@ -169,14 +168,32 @@ export function consumeKafka(
     return undefined
   }
 
-  /** Records progress. Where that fails, the same comes again, or the next time records it too. */
-  async function commit(consumer: StringConsumer, messages: readonly StringMessage[]): Promise<void> {
-    const last = new Map(messages.filter((one) => isAssigned(consumer, one)).map((one) => [nameOf(one), one]))
-    if (last.size === 0) return
-    const offsets = [...last.values()].map(({ topic, partition, offset, leaderEpoch }) => ({
-      ...{ topic, partition, offset: offset + 1n, leaderEpoch },
-    }))
-    await consumer.commit({ offsets }).catch(outage.failed)
+  /**
+   * Records progress with what is still this member's. Tried again where that fails, as after a broker has forgotten the member: if nothing more
+   * comes, nothing else would record it.
+   * @returns false if it is in vain: then another member has to begin where progress was recorded
+   */
+  async function commit(
+    consumer: StringConsumer,
+    messages: readonly StringMessage[],
+    isMine: (message: StringMessage) => boolean,
+  ): Promise<boolean> {
+    for (let failures = 0; ; failures++) {
+      const mine = messages.filter((one) => isMine(one) && isAssigned(consumer, one))
+      const last = new Map(mine.map((one) => [nameOf(one), one]))
+      if (last.size === 0) return true
+      const offsets = [...last.values()].map(({ topic, partition, offset, leaderEpoch }) => ({
+        ...{ topic, partition, offset: offset + 1n, leaderEpoch },
+      }))
+      try {
+        await consumer.commit({ offsets })
+        return true
+      } catch (error) {
+        outage.failed(error)
+        if (signal.aborted || failures === COMMIT_FAILURES_MAX) return false
+        await pause(backoffMs(failures))
+      }
+    }
   }
 
   const running = run()

@@ -7,6 +7,8 @@ export type KafkaLag = {
   readonly messages: number
   /** Consumers in the group; 0: nobody works for it. */
   readonly members: number
+  /** Whether anybody works for it, or has recorded something as done. */
+  readonly isKnown: boolean
   /** Offsets by `topic:partition`: the end, and what comes next for the group. */
   readonly ends: ReadonlyMap<string, bigint>
   readonly next: ReadonlyMap<string, bigint>
@@ -86,5 +88,7 @@ async function readLag(admin: Admin, groupId: string, names: readonly string[]):
     next.set(name, from)
     if (end > from) messages += end - from
   }
-  return { messages: Number(messages), members: described.get(groupId)?.members.size ?? 0, ends, next }
+  const members = described.get(groupId)?.members.size ?? 0
+  const isKnown = members > 0 || [...committed.values()].some((offset) => offset >= 0n)
+  return { messages: Number(messages), members, isKnown, ends, next }
 }

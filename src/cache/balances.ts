@@ -52,7 +52,7 @@ export type BalanceCounters = {
   /** Loads from the database, those of strong reads included; and those that were refused. */
   readonly loads: number
   readonly rejected: number
-  /** Of the breaker: 0 closed (all is well), 1 open, 2 half open. */
+  /** Of the breakers of reads and of writes, whichever is worse: 0 closed (all is well), 1 open, 2 half open. */
   readonly breakerState: number
   /** Changes that wait to be written, and those that were dropped because too many did. */
   readonly writesWaiting: number
@@ -96,9 +96,11 @@ const CLOSE_MS_MAX = 1_000
  *
  *   the cache has it        that is the answer
  *   it doesn't              one load for all who ask at once, its answer goes into the cache
- *   it is late, or fails    the same; and when more than half of the calls fail, the breaker opens
+ *   it is late, or fails    the same; and when more than half of the reads fail, the breaker opens
  *   the breaker is open     the same at once. Now and then a read is tried on the cache beside it, and nobody waits for that: if it is
  *                           answered, the breaker closes
+ *
+ * Writes have a breaker of their own: they may take ten times as long, so a cache that is too slow to be read would be taken for well by them.
  *
  * What this node has posted itself it also shows, though it may not have been written yet: a client that posts and then reads here finds what it did.
  */
@@ -119,15 +121,18 @@ export function createBalances({
   const flights = new Map<string, Promise<Balance | undefined>>()
   const bulkheads = new Map<number, BulkheadPolicy>()
 
-  const breaker = circuitBreaker(handleAll, {
-    halfOpenAfter: new ExponentialBackoff({ initialDelay: openMs, maxDelay: openMsMax }),
-    breaker: new CountBreaker({ threshold: 0.5, size: window, minimumNumberOfCalls: callsMin }),
-  })
-  const reading = wrap(breaker, timeout(cacheMsMax, TimeoutStrategy.Aggressive))
-  const writing = wrap(breaker, timeout(writeMsMax, TimeoutStrategy.Aggressive))
+  const guardOf = (msMax: number) => {
+    const breaker = circuitBreaker(handleAll, {
+      halfOpenAfter: new ExponentialBackoff({ initialDelay: openMs, maxDelay: openMsMax }),
+      breaker: new CountBreaker({ threshold: 0.5, size: window, minimumNumberOfCalls: callsMin }),
+    })
+    return { breaker, policy: wrap(breaker, timeout(msMax, TimeoutStrategy.Aggressive)) }
+  }
+  const reading = guardOf(cacheMsMax)
+  const writing = guardOf(writeMsMax)
 
   /** Has the cache do something. @throws BrokenCircuitError at once if it is not worth trying; else what went wrong */
-  async function guarded<T>(policy: typeof reading, work: () => Promise<T>): Promise<T> {
+  async function guarded<T>({ breaker, policy }: typeof reading, work: () => Promise<T>): Promise<T> {
     // The policy would have this one wait for the one that is being tried.
     if (breaker.state === CircuitState.HalfOpen) throw new BrokenCircuitError()
     try {
@@ -146,7 +151,7 @@ export function createBalances({
   async function readCache(walletId: string): Promise<Cached | undefined> {
     const answer = guarded(reading, () => cache.read(walletId)).catch(() => undefined)
     // What is tried while the breaker is open is only tried: what the cache says then is for the breaker.
-    return breaker.state === CircuitState.Closed ? await answer : undefined
+    return reading.breaker.state === CircuitState.Closed ? await answer : undefined
   }
 
   /**
@@ -193,7 +198,7 @@ export function createBalances({
 
   /** In the background. A late one does no harm: newer wins. */
   function fill(entry: Cached): void {
-    if (fills >= FILLS_MAX || breaker.state !== CircuitState.Closed) return
+    if (fills >= FILLS_MAX || reading.breaker.state !== CircuitState.Closed) return
     fills += 1
     guarded(writing, () => cache.write([entry]))
       .catch(() => {}) // counted; the next read loads it again
@@ -238,13 +243,20 @@ export function createBalances({
     get counters() {
       return {
         ...count,
-        breakerState: breaker.state,
+        breakerState: worst(reading.breaker.state, writing.breaker.state),
         writesWaiting: changes.waiting,
         writesDropped: changes.dropped,
       }
     },
     close: () => changes.close(CLOSE_MS_MAX),
   }
+}
+
+/** Of two breakers: open before half open before closed. */
+function worst(one: CircuitState, other: CircuitState): CircuitState {
+  return (
+    [CircuitState.Open, CircuitState.HalfOpen].find((state) => state === one || state === other) ?? CircuitState.Closed
+  )
 }
 
 /**

@@ -5,6 +5,7 @@ import { createEmbeddedBus } from '../bus/embeddedBus.ts'
 import { createKafkaBus } from '../bus/kafkaBus.ts'
 import type { KafkaSecurity } from '../bus/kafkaSecurity.ts'
 import type { Pools } from '../bus/pools.ts'
+import type { Lag } from '../bus/position.ts'
 import { startRelay } from '../bus/relay.ts'
 import { type ConsumersLag, doneUpTo, kafkaProgress, looksBy, type Progress } from './lag.ts'
 
@@ -71,6 +72,9 @@ function unhurried(group: ConsumerGroup, isBusy: () => boolean): ConsumerGroup {
   return { ...group, handle }
 }
 
+/** Whether anybody reads there for the group, or ever did. */
+const isKnown = ({ isFollowed, doneUs }: Lag) => isFollowed || doneUs > 0
+
 function onBlocks({ shards, urlOf, pools, groups, onTrouble, onWell }: ConsumersOptions): Reports {
   const bus = createEmbeddedBus({ shards, urlOf, pools, onTrouble, onWell })
   const looks = new Map(groups.map(({ name }) => [name, looksBy((shard: number) => bus.lagOn(name, shard))]))
@@ -79,7 +83,10 @@ function onBlocks({ shards, urlOf, pools, groups, onTrouble, onWell }: Consumers
     ...{ bus, stopRelay: async () => {} },
     async lag() {
       const found = await Promise.all(
-        groups.map(async ({ name }) => ({ group: name, shards: (await all(name)).filter((lag) => lag !== undefined) })),
+        groups.map(async ({ name }) => ({
+          group: name,
+          shards: (await all(name)).filter((lag) => lag !== undefined).filter(isKnown),
+        })),
       )
       return { relay: [], groups: found }
     },
@@ -110,9 +117,13 @@ function onKafka(
     async lag() {
       const [relayed, found] = await Promise.all([
         Promise.all(shards().map(published)),
-        Promise.all(groups.map(async ({ name }) => ({ group: name, messages: (await look(name))?.messages }))),
+        Promise.all(groups.map(async ({ name }) => ({ group: name, behind: await look(name) }))),
       ])
-      return { relay: relayed.filter((lag) => lag !== undefined), groups: found }
+      const known = found.filter(({ behind }) => behind?.isKnown !== false)
+      return {
+        relay: relayed.filter((lag) => lag !== undefined),
+        groups: known.map(({ group, behind }) => ({ group, messages: behind?.messages })),
+      }
     },
     async progress(group) {
       const beforeUs = Date.now() * 1000

@@ -5,7 +5,10 @@ import type { Lag } from '../bus/position.ts'
 export type ConsumersLag = {
   /** What is published to Kafka, of each shard that answers; empty without Kafka. */
   readonly relay: readonly Lag[]
-  /** The groups: without Kafka by shards, of those that answer; with Kafka by messages, `undefined` if the brokers do not answer. */
+  /**
+   * The groups that somebody works for, or has worked for: without Kafka by shards, of those that answer; with Kafka by messages, `undefined` if
+   * the brokers do not answer. A group that an installation does without is not behind.
+   */
   readonly groups: readonly (
     | { readonly group: string; readonly shards: readonly Lag[] }
     | { readonly group: string; readonly messages: number | undefined }

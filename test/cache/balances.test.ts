@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { type Balances, type BalancesOptions, createBalances } from '../../src/cache/balances.ts'
 import type { BalanceCache, CachedBalance } from '../../src/cache/cache.ts'
@@ -225,6 +225,27 @@ describe('without a cache that answers', () => {
     await until(() => balances.counters.breakerState === CLOSED)
     await nextTurn()
     expect(cache.calls).toBe(calls)
+  })
+
+  it('it is left alone when it answers too late for reads, though in time for writes', async () => {
+    const inner = createMemoryCache()
+    const late = async <T>(answer: Promise<T>) => {
+      await sleep(40)
+      return await answer
+    }
+    const cache: BalanceCache = {
+      ...inner,
+      read: (id) => late(inner.read(id)),
+      write: (entries) => late(inner.write(entries)),
+    }
+    const ledger = answering(() => 1)
+    const { balances } = open({ cache, load: ledger.load, cacheMsMax: 5, breaker: { openMs: 1e9, openMsMax: 1e9 } })
+    for (let i = 0; i < 30; i++) {
+      await balances.read(TENANT, randomUUID())
+      balances.afterCommit([balanceAt(randomUUID(), 1)])
+      await until(() => balances.counters.writesWaiting === 0)
+    }
+    expect(balances.counters).toMatchObject({ breakerState: OPEN, errors: 5 })
   })
 
   it('it is filled again as soon as it answers', async () => {

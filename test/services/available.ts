@@ -31,13 +31,15 @@ export function whyUnavailable(service: Service): Promise<string | undefined> {
 }
 
 /**
- * A suite that needs a real server. Where that cannot be had, its tests are skipped and the reason is printed; with CI=true they
+ * A suite that needs real servers. Where one of them cannot be had, its tests are skipped and the reason is printed; with CI=true they
  * fail instead, since there it has to be.
  */
-export function describeWith(service: Service, name: string, body: () => void): void {
+export function describeWith(services: Service | readonly Service[], name: string, body: () => void): void {
   // vitest waits for it before it runs anything, and sets no limit to the time that takes.
   describe(name, async () => {
-    const reason = await whyUnavailable(service)
+    const reasons = await Promise.all([services].flat().map(whyUnavailable))
+    const reason = reasons.find((each) => each !== undefined)
+    const service = [services].flat().join(', ')
     if (reason === undefined) {
       body()
     } else if (process.env['CI'] === 'true') {

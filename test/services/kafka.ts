@@ -28,6 +28,8 @@ export type KafkaOptions = {
   readonly brokers: 1 | 3
   /** Clients come by TLS and log in, by SCRAM or PLAIN. Only with one broker. */
   readonly secured?: KafkaSecured
+  /** Another port of the loopback that leads to it, and that clients are told to go to. Only with one broker. */
+  readonly advertisedPort?: number
 }
 
 export type KafkaSecured = {
@@ -43,7 +45,7 @@ export type KafkaSecured = {
  * Starts a cluster on free ports of the loopback; resolves when it serves. Topics are not made by themselves: whoever needs one makes it.
  * @throws Error if Java is not there, the jars cannot be had, or a process does not start
  */
-export async function startKafka({ brokers: count, secured }: KafkaOptions): Promise<KafkaCluster> {
+export async function startKafka({ brokers: count, secured, advertisedPort }: KafkaOptions): Promise<KafkaCluster> {
   const jars = await fetchKafkaJars(console.log)
   const directory = await dataDirectory('kafka')
   const ports = await freePorts(2 * count)
@@ -53,6 +55,8 @@ export async function startKafka({ brokers: count, secured }: KafkaOptions): Pro
     port: ports[2 * index] ?? 0,
     controllerPort: ports[2 * index + 1] ?? 0,
   }))
+  const advertised: Record<string, string> =
+    advertisedPort === undefined ? {} : { 'advertised.listeners': `PLAINTEXT://127.0.0.1:${advertisedPort}` }
   const voters = nodes.map(({ id, controllerPort }) => `${id}@127.0.0.1:${controllerPort}`).join(',')
   // All at once: each waits for a majority of them.
   const starting = await Promise.allSettled(
@@ -61,7 +65,10 @@ export async function startKafka({ brokers: count, secured }: KafkaOptions): Pro
       const data = join(directory, `${node.id}`)
       await writeFile(
         file,
-        propertiesOf({ ...node, voters, count, data }, secured ? securedSettings(node, secured) : {}),
+        propertiesOf(
+          { ...node, voters, count, data },
+          { ...advertised, ...(secured && securedSettings(node, secured)) },
+        ),
       )
       // A cluster id that begins with a dash must not be taken for an option.
       const format = ['kafka.tools.StorageTool', 'format', `--cluster-id=${clusterId}`, '-c', file]
