@@ -139,7 +139,11 @@ export function consumeKafka(
       const done = await handled(messages, consumer, partitions)
       if (!(await before) || !done) return false
       const isMine = (one: StringMessage) => tenures.get(nameOf(one)) === begun.get(nameOf(one))
-      if (!(await commit(consumer, done, isMine))) return false
+      if (!(await commit(consumer, done, isMine))) {
+        // Nothing more may come by which that would be noticed.
+        end()
+        return false
+      }
       onProgress()
       outage.worked()
       return true
