@@ -53,7 +53,8 @@ export async function benchHttp({ accounts, seconds, seed, json }: HttpOptions):
   }
 }
 
-async function load(url: string, key: string, wallets: string[], pick: Pick, seconds: number): Promise<Measure> {
+/** Single transfers for some seconds. @throws Error if one was refused */
+export async function load(url: string, key: string, wallets: string[], pick: Pick, seconds: number): Promise<Measure> {
   const ids = wallets.map((id) => formatId('wal', id))
   const result = await autocannon({
     url: `${url}/v1/transfers`,

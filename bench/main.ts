@@ -3,6 +3,7 @@ import { benchAsync } from './async.ts'
 import { benchBalanceReads } from './balanceReads.ts'
 import { benchCrossShard } from './crossShard.ts'
 import { benchHttp } from './http.ts'
+import { benchObserved } from './observed.ts'
 import { benchOverload } from './overload.ts'
 import { benchPosting } from './posting.ts'
 
@@ -45,12 +46,15 @@ switch (positionals[0]) {
   case 'cross-shard':
     await benchCrossShard(options)
     break
+  case 'observed':
+    await benchObserved(options)
+    break
   case 'overload':
     await benchOverload(options)
     break
   default:
     console.error(
-      'usage: npm run bench -- posting|async|http|cross-shard|balance-reads|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--direct] [--json]',
+      'usage: npm run bench -- posting|async|http|cross-shard|balance-reads|observed|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--direct] [--json]',
     )
     process.exitCode = 2
 }

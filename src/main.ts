@@ -115,6 +115,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
       breakers: () => ({
         ...breakersOf(router),
         ...(redis && balances ? { redis: stateOf(balances.counters.breakerState) } : {}),
+        ...(queue.breaker === undefined ? {} : { kafka: stateOf(queue.breaker) }),
       }),
     })
     const feed = openFeed(redis && { ...redis, channel: `${prefix}news` }, () => router.shards, trouble)

@@ -1,7 +1,7 @@
 import { type Queued, QueueSaturated, QueueUnavailable } from './requestQueue.ts'
 
 export type GatherOptions = {
-  /** Makes some durable; ends by itself, in time, one way or the other. */
+  /** Makes some durable; ends by itself, in time, one way or the other. @throws QueueUnavailable where nothing was tried, which is no trouble */
   write: (requests: readonly Queued[]) => Promise<void>
   onTrouble: (error: unknown) => void
   countMax?: number
@@ -55,8 +55,10 @@ export function createGather({
       await write(inTime.map(({ request }) => request))
       for (const { resolve } of inTime) resolve()
     } catch (error) {
-      onTrouble(error)
-      for (const { reject } of inTime) reject(new QueueUnavailable('the queue did not answer', { cause: error }))
+      const isKnown = error instanceof QueueUnavailable
+      if (!isKnown) onTrouble(error)
+      const unavailable = isKnown ? error : new QueueUnavailable('the queue did not answer', { cause: error })
+      for (const { reject } of inTime) reject(unavailable)
     }
   }
 

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, ExponentialBackoff, handleAll } from 'cockatiel'
 import { type Subscription, stopAll } from '../bus/bus.ts'
 import { consumeKafka, type StringMessage } from '../bus/kafkaConsumer.ts'
 import { createKafkaLag } from '../bus/kafkaLag.ts'
@@ -10,7 +11,7 @@ import { DELAY_MS_MAX, type Disposition } from './disposition.ts'
 import { createGather } from './gather.ts'
 import { readDeadLetters } from './kafkaDeadLetters.ts'
 import { readMessage } from './message.ts'
-import { IN_FLIGHT_MAX, type Letter, type RequestQueue, type Settle } from './requestQueue.ts'
+import { IN_FLIGHT_MAX, type Letter, QueueUnavailable, type RequestQueue, type Settle } from './requestQueue.ts'
 
 export type KafkaQueueOptions = {
   /** `host:port` of some brokers. */
@@ -40,6 +41,10 @@ const KEPT_MS = 30 * 24 * 3600 * 1000
 const RETRY_KEPT_MS = 3 * 24 * 3600 * 1000
 const ACCEPT_MS_MAX = 5_000
 const SEND_MS_MAX = 20_000
+/** After so many failures in a row nothing is sent for a while, longer each time that the next try fails too. */
+const FAILURES_MAX = 2
+const OPEN_MS = 1_000
+const OPEN_MS_MAX = 10_000
 /** What is put off comes up in steps of that. */
 const STEP_MS = 500
 
@@ -81,13 +86,23 @@ export function createKafkaQueue({
   })
   const moving = createKafkaSender({ brokers, security, clientId: 'zerosum-posting', ready, sendMsMax: SEND_MS_MAX })
   const lag = createKafkaLag({ brokers, security })
+  // One write at a time: the next one is the trial.
+  const breaker = circuitBreaker(handleAll, {
+    halfOpenAfter: new ExponentialBackoff({ initialDelay: OPEN_MS, maxDelay: OPEN_MS_MAX }),
+    breaker: new ConsecutiveBreaker(FAILURES_MAX),
+  })
   const gather = createGather({
-    write: (requests) =>
-      accepting.send(
-        requests.map(({ scope, text, traceparent }) => {
-          return { topic: REQUESTS, key: scope, value: text, ...(traceparent && { headers: { traceparent } }) }
-        }),
-      ),
+    async write(requests) {
+      const messages = requests.map(({ scope, text, traceparent }) => {
+        return { topic: REQUESTS, key: scope, value: text, ...(traceparent && { headers: { traceparent } }) }
+      })
+      try {
+        await breaker.execute(() => accepting.send(messages))
+      } catch (error) {
+        if (!(error instanceof BrokenCircuitError)) throw error
+        throw new QueueUnavailable('Kafka was silent lately and is not asked for a moment', { cause: error })
+      }
+    },
     onTrouble,
   })
 
@@ -124,6 +139,9 @@ export function createKafkaQueue({
 
   return {
     add: (request) => gather.add(request),
+    get breaker() {
+      return breaker.state
+    },
     work(settle) {
       const members = [
         consume(GROUP, REQUESTS, (messages, signal) => settleAll(settle, messages, signal)),

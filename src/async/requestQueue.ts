@@ -1,3 +1,4 @@
+import type { CircuitState } from 'cockatiel'
 import type { Subscription } from '../bus/bus.ts'
 import type { Disposition } from './disposition.ts'
 
@@ -8,6 +9,8 @@ export type RequestQueue = {
    * @throws QueueSaturated at once; QueueUnavailable if it is not known whether it is kept: adding it again does no harm
    */
   add(request: Queued): Promise<void>
+  /** Whether anything is taken in, for where that is not up to the shards. */
+  readonly breaker?: CircuitState
   /** Has a function settle what is there and what comes, batch after batch, several at a time. All nodes that do so share the work. */
   work(settle: Settle): Subscription
   /** How many wait to be posted, counted up to 100,000 in a place. @throws if that can't be told within seconds */

@@ -1,3 +1,4 @@
+import { CircuitState } from 'cockatiel'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { createKafkaQueue, REQUESTS } from '../../src/async/kafkaQueue.ts'
 import { QueueUnavailable } from '../../src/async/requestQueue.ts'
@@ -53,6 +54,10 @@ describeWith('kafka', 'the queue in Kafka', () => {
     await queue.add(queued())
     await kafka.broker(0).kill()
     await expect(queue.add(queued())).rejects.toThrow(QueueUnavailable)
+    await expect(queue.add(queued())).rejects.toThrow(QueueUnavailable)
+    // By now it is not asked any more.
+    expect(queue.breaker).toBe(CircuitState.Open)
+    await expect(queue.add(queued())).rejects.toThrow('silent lately')
     await kafka.broker(0).restart()
     const after = queued()
     await until(() =>
@@ -61,5 +66,6 @@ describeWith('kafka', 'the queue in Kafka', () => {
         () => false,
       ),
     )
+    expect(queue.breaker).toBe(CircuitState.Closed)
   }, 120_000)
 })

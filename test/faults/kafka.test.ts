@@ -7,6 +7,7 @@ import { openStage, type Stage } from './stage.ts'
 
 /** What is to be posted later can't be kept safe, so it is not accepted. All else goes on. */
 const AWAY: Allowed = { 'later 0': ['503 queue_unavailable'], 'later 1': ['503 queue_unavailable'] }
+const BREAKER = 'BreakerOpen ticket dependency=kafka'
 const ERRORS = 'ErrorBudgetBurn page window=1h'
 const LATE = ['RelayLag ticket shard=0', 'RelayLag ticket shard=1']
 const VERY_LATE = ['RelayLag page shard=0', 'RelayLag page shard=1']
@@ -33,14 +34,15 @@ describeWith(['redis', 'kafka', 'prometheus'], 'Kafka under load', () => {
       await harm(stage)
       await fault.shows('zerosum_relay_lag_blocks', (blocks) => blocks > 0)
       await fault.absent('zerosum_consumer_lag_messages')
-      await fault.fires(ERRORS, ...alerts)
+      await fault.shows('zerosum_breaker_state{dependency="kafka"}', (state) => state === 2)
+      await fault.fires(ERRORS, BREAKER, ...alerts)
       await mend(stage)
       fault.mended()
       const { outcomes } = await fault.recovered(AWAY)
       for (const flow of ['later 0', 'later 1'] as const) {
         expect(outcomes[flow]['503 queue_unavailable']).toBeGreaterThan(0)
       }
-      await fault.firedOnly(ERRORS, ...VERY_LATE)
+      await fault.firedOnly(ERRORS, BREAKER, ...VERY_LATE)
     },
     240_000,
   )
