@@ -29,7 +29,7 @@ export type Settled = Outcome & { readonly end?: SagaEnd | 'pending' }
 export type Sagas = {
   /**
    * Posts a request on the shard that its id names; when its wallets live on several, waits for the others.
-   * @param waitMsMax after so long a saga that is not over is reported as pending; it goes on
+   * @param waitMsMax after so long a saga that is not over is reported as pending, or when a shard of it takes no blocks; it goes on
    * @throws QueueFull at once; RequestUndecided when it waits for another saga for too long; LedgerUnavailable when the outcome
    * is not known
    */
@@ -140,6 +140,9 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
     return await post(request, waits)
   }
 
+  /** Whether the saga can't end soon: then whoever waits for that would only take up room. */
+  const isAway = (saga: Saga) => participantsOf(saga).some((shard) => router.shard(shard).batcher.breaker === 'open')
+
   const recovery = startRecovery({
     onShard: (start) => router.onShard(({ reader }) => start(reader)),
     isRunning: (id) => running.has(id),
@@ -161,7 +164,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
           : undefined
       if (ended) return { ...outcome, end: endOf(ended) }
       const begunMs = status === 'decided' ? Date.now() : record.timeUs / 1000
-      return { ...outcome, end: await within(see(saga, begunMs + giveUpMs), deadlineMs) }
+      return { ...outcome, end: await within(see(saga, begunMs + giveUpMs), deadlineMs, () => isAway(saga)) }
     },
     async decide(request, waitMsMax, pause) {
       const outcome = await postIfRoom(request, { deadlineMs: Date.now() + waitMsMax, isPatient: true, pause })
@@ -214,11 +217,18 @@ function othersOf({ id, operation }: Request, { shardOf }: Router): number[] {
   return walletsOf(operation).flatMap((wallet) => (shardOf(wallet) === own ? [] : [shardOf(wallet)]))
 }
 
-/** The end, or `pending` if it is not there in time, or this node stopped working on it. */
-async function within(run: Promise<SagaEnd>, deadlineMs: number): Promise<SagaEnd | 'pending'> {
+const LOOK_MS = 250
+
+/** The end, or `pending` if it is not there in time, or can't be, or this node stopped working on it. */
+async function within(run: Promise<SagaEnd>, deadlineMs: number, isAway: () => boolean): Promise<SagaEnd | 'pending'> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<'pending'>((done) => {
-    timer = setTimeout(() => done('pending'), Math.max(0, deadlineMs - Date.now()))
+    function look(): void {
+      const leftMs = deadlineMs - Date.now()
+      if (leftMs <= 0 || isAway()) done('pending')
+      else timer = setTimeout(look, Math.min(LOOK_MS, leftMs))
+    }
+    look()
   })
   // What went wrong has been told; recovery takes it up.
   return await Promise.race([run.catch(() => 'pending' as const), late]).finally(() => clearTimeout(timer))

@@ -10,7 +10,7 @@ import type { Shard } from '../../src/shards/shard.ts'
 import { TENANT } from '../support/ledger.ts'
 
 /** Shards by the last digit of an id's slot; they accept what begins there, and never answer a step. */
-function silentShards(): Router {
+function silentShards(breakerOf: (shard: number) => 'open' | 'closed' = () => 'closed'): Router {
   const shardOf = (id: string) => Number(id.at(-1))
   const shards = [0, 1].map((number) => {
     const submit = async (request: Request) => {
@@ -24,7 +24,13 @@ function silentShards(): Router {
       const record = { ...{ id, tenantId, kind, payload, result }, refusal: null, timeUs: Date.now() * 1000 }
       return { status: 'decided' as const, record }
     }
-    return { number, batcher: { submit }, reader: { sagasInFlight: async () => [] } } as unknown as Shard
+    const batcher = {
+      submit,
+      get breaker() {
+        return breakerOf(number)
+      },
+    }
+    return { number, batcher, reader: { sagasInFlight: async () => [] } } as unknown as Shard
   })
   const shard = (number: number) => shards[number] as Shard
   const router = createRouter(shards, firstShardMap(2))
@@ -49,4 +55,29 @@ test('sagas that wait for a shard hold up neither transfers within it nor within
     expect((await pay(from, to)).end).toBeUndefined()
   }
   expect((await pay(1, 0)).end).toBe('pending')
+})
+
+test('whoever waits for a saga waits no longer than until it is known that a shard of it takes nothing', async () => {
+  let isSilent = false
+  const sagas = createSagas({
+    router: silentShards((shard) => (isSilent && shard === 1 ? 'open' : 'closed')),
+    onTrouble: () => {},
+  })
+  onTestFinished(() => sagas.close())
+  const leg = { from: newId(0), to: newId(1), amount: 1n, currency: 'USD' }
+  const pay = () =>
+    sagas.submit(
+      requestOf(newId(0), TENANT, 'key', { kind: 'transfer', legs: [leg], remarks: {} }),
+      Number.MAX_SAFE_INTEGER / 2,
+    )
+  let isTold = false
+  const waiting = pay().then((settled) => {
+    isTold = true
+    return settled
+  })
+  await new Promise((done) => setTimeout(done, 600))
+  expect(isTold).toBe(false)
+  isSilent = true
+  expect((await waiting).end).toBe('pending')
+  expect((await pay()).end).toBe('pending')
 })
