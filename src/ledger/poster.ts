@@ -122,8 +122,11 @@ class ShardPoster implements Poster {
       } catch (error) {
         this.#follow(error)
       }
+    } else {
+      // What was sent before this goes before this, also when it has to be done once more.
+      await this.#lastCommit.catch(() => {})
     }
-    return await this.#postInTurns(requests)
+    return await this.#inTurn(() => this.#postAnyhow(requests))
   }
 
   async close(): Promise<void> {
@@ -160,18 +163,21 @@ class ShardPoster implements Poster {
     return { commit, outcomes }
   }
 
-  /** One batch, one turn; again if that fails. A batch that the database refuses is split until the culprit stands alone. */
-  async #postInTurns(requests: readonly Request[]): Promise<Result[]> {
+  /**
+   * One batch, one transaction; again if that fails. A batch that the database refuses is split until the culprit stands alone. All of it is one
+   * turn: batches are decided in the order in which they came, whatever fails.
+   */
+  async #postAnyhow(requests: readonly Request[]): Promise<Result[]> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return await this.#inTurn(() => this.#takeTurn(requests))
+        return await this.#takeTurn(requests)
       } catch (error) {
         this.#follow(error)
         if (failureOf(error) === 'refused') {
           if (requests.length === 1) return [new Error('posting failed', { cause: error })]
           const half = Math.ceil(requests.length / 2)
-          const first = await this.#postInTurns(requests.slice(0, half))
-          return [...first, ...(await this.#postInTurns(requests.slice(half)))]
+          const first = await this.#postAnyhow(requests.slice(0, half))
+          return [...first, ...(await this.#postAnyhow(requests.slice(half)))]
         }
         if (attempt === ATTEMPTS_MAX) {
           const unavailable = new LedgerUnavailable('the ledger database is not available', { cause: error })
@@ -184,7 +190,7 @@ class ShardPoster implements Poster {
   }
 
   async #takeTurn(requests: readonly Request[]): Promise<Result[]> {
-    // This batch may come back from a block that failed, when others lead again: what it writes is not in their memory.
+    // What this writes is not in it.
     this.#memory = undefined
     let sentMs = 0
     const { head, layout, block, posting } = await this.#writes.begin(async (sql: Tx) => {
