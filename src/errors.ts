@@ -137,7 +137,7 @@ export const PROBLEMS = {
   overloaded: {
     status: 503,
     title: 'This node has too much to do',
-    advice: 'Retry after the time given, same key. Nothing was begun.',
+    advice: 'Retry after the time given, same key.',
   },
   streams_exhausted: {
     status: 503,

@@ -15,7 +15,7 @@ export type Shedding = {
 const WINDOW_MS = 100
 /** Of the windows that are looked at together: a single one is all work or all rest. */
 const WINDOWS = 5
-/** Fewer are no crowd: that they take long has another reason than each other. In weight. */
+/** Fewer requests are no crowd: that they take long has another reason than each other. */
 const CROWD_MIN = 50
 /** A window that is over for so long is looked at by whoever comes: a loop that has no rest may not come to its timers for seconds. */
 const OVERDUE_MS = 50
@@ -30,6 +30,7 @@ export function startShedding(ageMsMax: number): Shedding {
   // In weight.
   let present = 0
   let ended = 0
+  let count = 0
   const take = () => ({ ms: performance.now(), ended, loop: performance.eventLoopUtilization() })
   const past = Array.from({ length: WINDOWS }, take)
   let last = take()
@@ -41,7 +42,7 @@ export function startShedding(ageMsMax: number): Shedding {
     const elapsedMs = now.ms - last.ms
     // By Little's law, and what came in while the loop could not look.
     const servedPerSecond = (1_000 * (now.ended - first.ended)) / (now.ms - first.ms)
-    const ageMs = present < CROWD_MIN ? 0 : (1_000 * present) / Math.max(1, servedPerSecond) + elapsedMs - WINDOW_MS
+    const ageMs = count < CROWD_MIN ? 0 : (1_000 * present) / Math.max(1, servedPerSecond) + elapsedMs - WINDOW_MS
     const { utilization } = performance.eventLoopUtilization(now.loop, first.loop)
     last = now
     limit.tick({ elapsedMs, ageMs, servedPerSecond, utilization })
@@ -55,8 +56,10 @@ export function startShedding(ageMsMax: number): Shedding {
     },
     began(weight) {
       present += weight
+      count += 1
       return () => {
         present -= weight
+        count -= 1
         ended += weight
       }
     },

@@ -1,7 +1,8 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { ZerosumError } from '../errors.ts'
 import type { Shedding } from '../guard/shedding.ts'
 import type { TenantRate } from '../guard/tenantRate.ts'
+import { whenOver } from './over.ts'
 
 export type Guards = {
   /** Refuses what this node has no room for. */
@@ -39,22 +40,6 @@ export function admitRequests(app: FastifyInstance, { shedding, tenantRate }: Gu
       if (!isStream) whenOver(reply, shedding.began(weight))
     })
   }
-}
-
-/** Calls back once, when the answer is over or will never be: it may wait behind others on a connection that breaks, and then tells nothing itself. */
-function whenOver({ raw }: FastifyReply, over: () => void): void {
-  const { socket } = raw.req
-  if (raw.destroyed || raw.writableFinished || socket.destroyed) {
-    over()
-    return
-  }
-  const once = () => {
-    raw.off('close', once)
-    socket.off('close', once)
-    over()
-  }
-  raw.once('close', once)
-  socket.once('close', once)
 }
 
 function weightOf({ headers }: FastifyRequest): number {

@@ -2,6 +2,7 @@ import { type SpanContext, TraceFlags, trace } from '@opentelemetry/api'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { formatId } from '../core/ids.ts'
 import type { ErrorCode } from '../errors.ts'
+import { whenOver } from './over.ts'
 
 /** A call that is over: answered, or broken off. */
 export type Call = {
@@ -35,7 +36,7 @@ export function createWatch(observer?: CallObserver): Watch {
     const isStream = request.routeOptions.config?.isStream ?? false
     observer?.began(isStream)
     // Comes in any case, and last: also when the caller goes away, also for streams.
-    reply.raw.once('close', () => {
+    whenOver(reply, () => {
       const { raw } = reply
       // The call's own (traces.ts), or one that was there before it.
       const span = (request.span ?? outer)?.spanContext()

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, connect } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
@@ -68,9 +68,9 @@ async function until(isSo: () => boolean | Promise<boolean>): Promise<void> {
 }
 
 /** How many calls wait at the balancer, by its own metrics. */
-async function waiting(balancer: Haproxy): Promise<number> {
+async function waiting(balancer: Haproxy, backend = 'nodes'): Promise<number> {
   const metrics = await (await fetch(balancer.metricsUrl)).text()
-  return Number(/^haproxy_backend_current_queue\{proxy="nodes"\} (\d+)/m.exec(metrics)?.[1])
+  return Number(new RegExp(`^haproxy_backend_current_queue\\{proxy="${backend}"\\} (\\d+)`, 'm').exec(metrics)?.[1])
 }
 
 async function expectOverloaded(answer: Response): Promise<void> {
@@ -176,7 +176,9 @@ describeWith('haproxy', 'the balancer', () => {
   test('streams take no place of a node', async () => {
     const node = await startFakeNode()
     const balancer = await startBefore([node.host], PATIENT)
-    const streams = Array.from({ length: 10 }, () => ask(balancer, '/v1/wallets/wal_1/events'))
+    const streams = Array.from({ length: 10 }, (_, i) =>
+      ask(balancer, i % 2 === 0 ? '/v1/wallets/wal_1/events' : '/v1/wallets/wal_1/event%73'),
+    )
     await until(() => node.held.length === 10)
     const paid = pay(balancer)
     await until(() => node.held.length === 11)
@@ -193,12 +195,53 @@ describeWith('haproxy', 'the balancer', () => {
     const [first, second] = one.held.length === 1 ? [one, two] : [two, one]
     const lost = first.held.shift()
     lost?.answer.socket?.destroy()
-    await until(() => first.held.length + second.held.length === 1)
-    const [again] = [...first.held, ...second.held]
+    await until(() => second.held.length === 1)
+    const [again] = second.held
     expect(again).toMatchObject({ method: 'POST', path: '/v1/transfers', key: 'once', body: lost?.body })
-    first.answer()
     second.answer()
     expect((await paid).status).toBe(200)
+  })
+
+  test('a change without a key is not sent again', async () => {
+    const [one, two] = [await startFakeNode(), await startFakeNode()]
+    const balancer = await startBefore([one.host, two.host], PATIENT)
+    const changed = ask(balancer, '/v1/wallets/wal_1', 'a', { method: 'PATCH', body: '{"status":"active"}' })
+    await until(() => one.held.length + two.held.length === 1)
+    for (const { held } of [one, two]) held.shift()?.answer.socket?.destroy()
+    const answer = await changed
+    expect(answer.status).toBe(502)
+    expect(await answer.json()).toMatchObject({ code: 'internal_error' })
+    expect([...one.held, ...two.held]).toEqual([])
+  })
+
+  test('large bodies that come slowly take no place of the others', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], { ...PATIENT, ZEROSUM_BALANCER_LARGE_AT_ONCE: '1' })
+    const { hostname, port } = new URL(balancer.url)
+    const slow = Array.from({ length: 5 }, () => {
+      const socket = connect(Number(port), hostname)
+      onTestFinished(() => void socket.destroy())
+      socket.on('error', () => {})
+      socket.write(`POST /v1/transfers HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n${'a'.repeat(20_000)}`)
+      return socket
+    })
+    await until(async () => (await waiting(balancer, 'large')) === 4)
+    const paid = pay(balancer)
+    await until(() => node.held.length === 1)
+    node.answer()
+    expect((await paid).status).toBe(200)
+    slow[0]?.write('a'.repeat(20_000))
+    await until(() => node.held.length === 1)
+    expect(node.held[0]?.body).toHaveLength(40_000)
+  })
+
+  test('what is for those inside is not passed on', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], PATIENT)
+    for (const path of ['/metrics', '/readyz', '/livez', '/%6detrics']) {
+      expect((await ask(balancer, path)).status).toBe(404)
+    }
+    expect(node.held).toEqual([])
   })
 
   test('a node that is not there is none', async () => {

@@ -318,7 +318,7 @@ const LABELS: Record<string, RegExp> = {
   outcome: oneOf(['accepted', 'refused', 'completed', 'compensated', 'delivered', 'retry', 'dead', 'gone']),
   code: oneOf(REFUSALS),
   currency: oneOf([...CURRENCIES.keys(), 'other']),
-  group: oneOf(['cache', 'webhooks', 'projections']),
+  group: oneOf(['cache', 'webhooks', 'projections', 'posting']),
   result: oneOf(['hit', 'miss', 'bypass', 'error']),
   dependency: oneOf(['redis', 'shard0', 'shard1']),
   reason: oneOf(['tenant_rate', 'queue', 'event_loop', 'streams']),
