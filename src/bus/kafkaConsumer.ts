@@ -94,14 +94,21 @@ export function consumeKafka(
     consumer.on('error', () => {}) // whoever asks it is told
     /** Since when a partition has been this member's without a break: what was read before is not for it to record. */
     const tenures = new Map<string, symbol>()
+    let stream: StringStream | undefined
+    let memberId: string | null = null
     consumer.on('consumer:group:join', () => {
+      // Whoever is forgotten comes back by another name. What it had may have been another's meanwhile, though it looks as if it never went.
+      if (memberId !== null && memberId !== consumer.memberId) {
+        tenures.clear()
+        stream?.destroy(new Error('the brokers had forgotten this member of the group'))
+      }
+      memberId = consumer.memberId
       const mine = new Set(
         (consumer.assignments ?? []).flatMap(({ topic, partitions }) => partitions.map((p) => `${topic}:${p}`)),
       )
       for (const name of tenures.keys()) if (!mine.has(name)) tenures.delete(name)
       for (const name of mine) if (!tenures.has(name)) tenures.set(name, Symbol(name))
     })
-    let stream: StringStream | undefined
     const end = () => stream?.destroy()
     /** Batches under way, in order; `last` ends when all of them are recorded, or it is clear that they won't be. */
     const underWay: Promise<boolean>[] = []
@@ -138,7 +145,8 @@ export function consumeKafka(
       const begun = new Map(messages.map((one) => [nameOf(one), tenures.get(nameOf(one))]))
       const done = await handled(messages, consumer, partitions)
       if (!(await before) || !done) return false
-      const isMine = (one: StringMessage) => tenures.get(nameOf(one)) === begun.get(nameOf(one))
+      const isMine = (one: Pick<StringMessage, 'topic' | 'partition'>) =>
+        tenures.get(nameOf(one)) === begun.get(nameOf(one))
       if (!(await commit(consumer, done, isMine))) {
         // Nothing more may come by which that would be noticed.
         end()
@@ -173,14 +181,14 @@ export function consumeKafka(
   }
 
   /**
-   * Records progress with what is still this member's. Tried again where that fails, as after a broker has forgotten the member: if nothing more
-   * comes, nothing else would record it.
+   * Records progress with what is still this member's. Tried again where that fails, as while the brokers are away: if nothing more comes, nothing
+   * else would record it.
    * @returns false if it is in vain: then another member has to begin where progress was recorded
    */
   async function commit(
     consumer: StringConsumer,
     messages: readonly StringMessage[],
-    isMine: (message: StringMessage) => boolean,
+    isMine: (message: Pick<StringMessage, 'topic' | 'partition'>) => boolean,
   ): Promise<boolean> {
     for (let failures = 0; ; failures++) {
       const mine = messages.filter((one) => isMine(one) && isAssigned(consumer, one))
@@ -189,14 +197,22 @@ export function consumeKafka(
       const offsets = [...last.values()].map(({ topic, partition, offset, leaderEpoch }) => ({
         ...{ topic, partition, offset: offset + 1n, leaderEpoch },
       }))
+      // The client joins by itself when the member was forgotten, or others come, and then records the same: what is not this member's any more must
+      // not be among it.
+      const leaveOut = () => {
+        offsets.splice(0, offsets.length, ...offsets.filter(isMine))
+      }
+      consumer.on('consumer:group:join', leaveOut)
       try {
         await consumer.commit({ offsets })
         return true
       } catch (error) {
         outage.failed(error)
         if (signal.aborted || failures === COMMIT_FAILURES_MAX) return false
-        await pause(backoffMs(failures))
+      } finally {
+        consumer.off('consumer:group:join', leaveOut)
       }
+      await pause(backoffMs(failures))
     }
   }
 

@@ -101,6 +101,7 @@ const CLOSE_MS_MAX = 1_000
  *                           answered, the breaker closes
  *
  * Writes have a breaker of their own: they may take ten times as long, so a cache that is too slow to be read would be taken for well by them.
+ * While it is open nothing that the cache says is believed: one that is full, or became a replica, is read as ever and hears of no change.
  *
  * What this node has posted itself it also shows, though it may not have been written yet: a client that posts and then reads here finds what it did.
  */
@@ -130,6 +131,7 @@ export function createBalances({
   }
   const reading = guardOf(cacheMsMax)
   const writing = guardOf(writeMsMax)
+  const isClosed = ({ breaker }: typeof reading) => breaker.state === CircuitState.Closed
 
   /** Has the cache do something. @throws BrokenCircuitError at once if it is not worth trying; else what went wrong */
   async function guarded<T>({ breaker, policy }: typeof reading, work: () => Promise<T>): Promise<T> {
@@ -149,9 +151,11 @@ export function createBalances({
   })
 
   async function readCache(walletId: string): Promise<Cached | undefined> {
+    // Other nodes' changes may be missing in what can't be written. What is loaded instead is tried to be written, so that ends by itself.
+    if (isClosed(reading) && !isClosed(writing)) return undefined
     const answer = guarded(reading, () => cache.read(walletId)).catch(() => undefined)
     // What is tried while the breaker is open is only tried: what the cache says then is for the breaker.
-    return reading.breaker.state === CircuitState.Closed ? await answer : undefined
+    return isClosed(reading) && isClosed(writing) ? await answer : undefined
   }
 
   /**
@@ -198,7 +202,7 @@ export function createBalances({
 
   /** In the background. A late one does no harm: newer wins. */
   function fill(entry: Cached): void {
-    if (fills >= FILLS_MAX || reading.breaker.state !== CircuitState.Closed) return
+    if (fills >= FILLS_MAX || !isClosed(reading)) return
     fills += 1
     guarded(writing, () => cache.write([entry]))
       .catch(() => {}) // counted; the next read loads it again

@@ -75,7 +75,7 @@ function unhurried(group: ConsumerGroup, isBusy: () => boolean): ConsumerGroup {
 /** Whether anybody reads there for the group, or ever did. */
 const isKnown = ({ isFollowed, doneUs }: Lag) => isFollowed || doneUs > 0
 
-function onBlocks({ shards, urlOf, pools, groups, onTrouble, onWell }: ConsumersOptions): Reports {
+function onBlocks({ shards, urlOf, pools, groups, worksFor, onTrouble, onWell }: ConsumersOptions): Reports {
   const bus = createEmbeddedBus({ shards, urlOf, pools, onTrouble, onWell })
   const looks = new Map(groups.map(({ name }) => [name, looksBy((shard: number) => bus.lagOn(name, shard))]))
   const all = async (group: string) => await Promise.all(shards().map((shard) => looks.get(group)?.(shard)))
@@ -85,7 +85,7 @@ function onBlocks({ shards, urlOf, pools, groups, onTrouble, onWell }: Consumers
       const found = await Promise.all(
         groups.map(async ({ name }) => ({
           group: name,
-          shards: (await all(name)).filter((lag) => lag !== undefined).filter(isKnown),
+          shards: (await all(name)).filter((lag) => lag !== undefined).filter((lag) => worksFor(name) || isKnown(lag)),
         })),
       )
       return { relay: [], groups: found }
@@ -101,7 +101,19 @@ function onBlocks({ shards, urlOf, pools, groups, onTrouble, onWell }: Consumers
 }
 
 function onKafka(
-  { brokers, security, partitions, shards, urlOf, pools, groups, onTrouble, onPoisoned, onWell }: ConsumersOptions,
+  {
+    brokers,
+    security,
+    partitions,
+    shards,
+    urlOf,
+    pools,
+    groups,
+    worksFor,
+    onTrouble,
+    onPoisoned,
+    onWell,
+  }: ConsumersOptions,
   isBusy: () => boolean,
 ): Reports {
   const bus = createKafkaBus({ brokers, security, partitions, onTrouble, onPoisoned, onWell })
@@ -119,7 +131,7 @@ function onKafka(
         Promise.all(shards().map(published)),
         Promise.all(groups.map(async ({ name }) => ({ group: name, behind: await look(name) }))),
       ])
-      const known = found.filter(({ behind }) => behind?.isKnown !== false)
+      const known = found.filter(({ group, behind }) => worksFor(group) || behind?.isKnown !== false)
       return {
         relay: relayed.filter((lag) => lag !== undefined),
         groups: known.map(({ group, behind }) => ({ group, messages: behind?.messages })),

@@ -6,8 +6,9 @@ export type ConsumersLag = {
   /** What is published to Kafka, of each shard that answers; empty without Kafka. */
   readonly relay: readonly Lag[]
   /**
-   * The groups that somebody works for, or has worked for: without Kafka by shards, of those that answer; with Kafka by messages, `undefined` if
-   * the brokers do not answer. A group that an installation does without is not behind.
+   * The groups that this node should work for, though it may never have come to it, and those that somebody works for, or has worked for: without
+   * Kafka by shards, of those that answer; with Kafka by messages, `undefined` if the brokers do not answer. A group that an installation does
+   * without is not behind.
    */
   readonly groups: readonly (
     | { readonly group: string; readonly shards: readonly Lag[] }

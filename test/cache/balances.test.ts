@@ -248,6 +248,28 @@ describe('without a cache that answers', () => {
     expect(balances.counters).toMatchObject({ breakerState: OPEN, errors: 5 })
   })
 
+  it('one that is read but not written is not believed, and is used again when it can be written', async () => {
+    const id = randomUUID()
+    const inner = createMemoryCache()
+    const writes = moody(inner)
+    const cache: BalanceCache = { ...inner, write: writes.write }
+    let version = 1
+    const ledger = answering(() => version)
+    const { balances } = open({ cache, load: ledger.load, breaker: { openMs: 1, openMsMax: 5 } })
+    await inner.write([balanceAt(id, 1)])
+    writes.mood = 'dead'
+    while (balances.counters.breakerState === CLOSED) await balances.read(TENANT, randomUUID())
+    // On another node, which can't write it either.
+    version = 2
+    for (let i = 0; i < 20; i++) {
+      expect(await balances.read(TENANT, id)).toMatchObject({ balance: { version: 2 }, source: 'database' })
+    }
+    writes.mood = 'well'
+    await until(async () => (await balances.read(TENANT, id)).source === 'cache')
+    expect(balances.counters.breakerState).toBe(CLOSED)
+    expect((await balances.read(TENANT, id)).balance?.version).toBe(2)
+  })
+
   it('it is filled again as soon as it answers', async () => {
     const id = randomUUID()
     const cache = moody()

@@ -197,3 +197,25 @@ test('a wallet takes a reversal along whose transfer was made on a shard where i
   const more = await alpha.call('POST', `/v1/transfers/${paid.body.id}/reverse`, { amount: '7' })
   expect(more.status, more.text).toBe(422)
 })
+
+test('a wallet takes along a reversal that came to nothing, without the transfer: the books agree', async () => {
+  const { api, move, urls } = await openTown(3)
+  const { alpha, router } = api
+  const wallets = new Map<number, string>()
+  while (wallets.size < 3) {
+    const wallet = await alpha.wallet()
+    wallets.set(router.shardOf(uuidOf(wallet)), wallet)
+  }
+  const [payer = '', payee = '', spender = ''] = [0, 1, 2].map((shard) => wallets.get(shard))
+  await alpha.topUp(payer, 1_000)
+  const legs = [payee, spender].map((to) => ({ from: payer, to, amount: '10', currency: 'USD' }))
+  const paid = await alpha.call<{ id: string }>('POST', '/v1/transfers', { legs })
+  expect(paid.status, paid.text).toBe(201)
+  expect((await alpha.pay(spender, payer, 10)).status).toBe(201)
+  expect(await move([slotOfWallet(payer)], 0, 1)).toBe(true)
+  const back = await alpha.call('POST', `/v1/transfers/${paid.body.id}/reverse`, {})
+  expect(back.status, back.text).toBe(422)
+  expect(await verifyAll(urls)).toMatchObject({ balanced: true })
+  expect(await move([slotOfWallet(payee)], 1, 2)).toBe(true)
+  expect(await verifyAll(urls)).toMatchObject({ balanced: true })
+})

@@ -68,12 +68,10 @@ function reversalHistory({ subject, transfer_kind, transfer_tenant, transfer_pay
         ...{ block: Number(block), item, transaction, account: moved[0]?.from ?? null },
         problem: `the reversal of ${subject} ${problem}`,
       })
-      if (transfer && row.is_undone) {
-        transfer = { ...transfer, reversed: transfer.reversed - totalOf(moved) }
-        return undefined
-      }
-      if (!row.is_own) {
-        transfer &&= { ...transfer, reversed: transfer.reversed + totalOf(moved) }
+      // What gave back was judged with what it gave back.
+      if (row.is_undone || !row.is_own) {
+        const total = row.is_undone ? -totalOf(moved) : totalOf(moved)
+        transfer &&= { ...transfer, reversed: transfer.reversed + total }
         return undefined
       }
       if (!transfer || !row.is_later || transfer.tenantId !== row.tenant_id) {
