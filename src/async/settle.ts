@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Request, walletsOf } from '../core/request.ts'
 import { continuing } from '../observe/spans.ts'
 import type { Sagas } from '../saga/sagas.ts'
@@ -90,7 +91,7 @@ export function createSettle({
       if (away !== undefined) return { is: 'later', reason: `shard ${away} is away`, away: true }
       const verdict = await attempt(request, pause)
       if (verdict.is !== 'full') return verdict
-      await pause(delayMs * (0.5 + Math.random() / 2))
+      await pause(sleep(delayMs * (0.5 + Math.random() / 2)))
     }
   }
 
