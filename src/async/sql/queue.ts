@@ -91,6 +91,13 @@ export async function countQueued(sql: Sql, limit: number): Promise<number> {
   return Number(row?.count)
 }
 
+/** How many were set aside; counted up to a limit. */
+export async function countDead(sql: Sql, limit: number): Promise<number> {
+  const [row] = await sql<{ count: bigint }[]>`
+    SELECT count(*) FROM (SELECT FROM queued_requests WHERE dead_us IS NOT NULL LIMIT ${limit}) AS dead`
+  return Number(row?.count)
+}
+
 /** A request that was set aside. */
 export type DeadRow = QueuedRow & { readonly reason: string; readonly deadMs: number }
 
