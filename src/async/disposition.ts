@@ -19,10 +19,10 @@ export type Disposition =
 export type Verdict =
   | { readonly is: 'done' }
   | { readonly is: 'ended'; readonly recordId: string | null }
-  /** There is no room now. */
-  | { readonly is: 'full' }
-  /** `doubt`: the shard that may not answer, `own` the one that it is posted on. `away`: a shard that it needs does not answer. */
-  | { readonly is: 'later'; readonly reason: string; readonly doubt?: number | 'own'; readonly away?: boolean }
+  /** There is no room now. `crowded`: the shard that too many sagas wait for, which may not answer. */
+  | { readonly is: 'full'; readonly crowded?: number }
+  /** `doubt`: the shard that it is posted on may not answer. `away`: a shard that it needs does not answer. */
+  | { readonly is: 'later'; readonly reason: string; readonly doubt?: true; readonly away?: boolean }
   | { readonly is: 'dead'; readonly reason: string }
 
 /** Judges what the ledger said of a request. */
@@ -36,12 +36,11 @@ const REASON_MAX = 500
 
 /** Judges what kept the ledger from saying anything. What nobody knows a way out of is for people. */
 export function judgeFailure(error: unknown): Verdict {
-  // What waits for that shard would wait in vain for room.
-  if (error instanceof SagasSaturated) return { is: 'later', reason: error.message, doubt: error.shard }
+  if (error instanceof SagasSaturated) return { is: 'full', crowded: error.shard }
   if (error instanceof QueueFull || error instanceof ReadsSaturated) return { is: 'full' }
   if (error instanceof RequestUndecided) return { is: 'later', reason: error.message }
   if (error instanceof LedgerUnavailable || failureOf(error) === 'unreachable')
-    return { is: 'later', reason: 'the ledger is not available', doubt: 'own' }
+    return { is: 'later', reason: 'the ledger is not available', doubt: true }
   const { message, cause } = error instanceof Error ? error : new Error(`${error}`)
   const reason = cause instanceof Error ? `${message}: ${cause.message}` : message
   return { is: 'dead', reason: reason.slice(0, REASON_MAX) }

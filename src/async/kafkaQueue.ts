@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, ExponentialBackoff, handleAll } from 'cockatiel'
 import { type Subscription, stopAll } from '../bus/bus.ts'
 import { consumeKafka, type StringMessage } from '../bus/kafkaConsumer.ts'
@@ -6,12 +5,14 @@ import { createKafkaLag } from '../bus/kafkaLag.ts'
 import type { KafkaSecurity } from '../bus/kafkaSecurity.ts'
 import { createKafkaSender, type KafkaMessage } from '../bus/kafkaSender.ts'
 import { ensureTopics, type TopicSettings } from '../bus/kafkaTopics.ts'
+import { watchOutage } from '../bus/outage.ts'
 import { formatId } from '../core/ids.ts'
 import { DELAY_MS_MAX, type Disposition } from './disposition.ts'
 import { createGather } from './gather.ts'
 import { readDeadLetters } from './kafkaDeadLetters.ts'
 import { readMessage } from './message.ts'
 import { IN_FLIGHT_MAX, type Letter, QueueUnavailable, type RequestQueue, type Settle } from './requestQueue.ts'
+import { whenDue } from './whenDue.ts'
 
 export type KafkaQueueOptions = {
   /** `host:port` of some brokers. */
@@ -45,8 +46,6 @@ const SEND_MS_MAX = 20_000
 const FAILURES_MAX = 2
 const OPEN_MS = 1_000
 const OPEN_MS_MAX = 10_000
-/** What is put off comes up in steps of that. */
-const STEP_MS = 500
 
 const QUEUE = { 'cleanup.policy': 'delete', 'retention.ms': `${KEPT_MS}` }
 /** The queue's topics, and what is special about each. */
@@ -77,6 +76,7 @@ export function createKafkaQueue({
     return topics
   }
   const subscriptions: Subscription[] = []
+  const outage = watchOutage({ name: 'settling what was put off', onTrouble })
   const accepting = createKafkaSender({
     brokers,
     security,
@@ -128,13 +128,8 @@ export function createKafkaQueue({
 
   /** As `settleAll`, each when it is due. */
   async function settleWhenDue(settle: Settle, messages: readonly StringMessage[], signal: AbortSignal): Promise<void> {
-    const steps = Map.groupBy(messages, (message) => Math.ceil((headerOf(message, 'not-before') ?? 0) / STEP_MS))
-    await Promise.all(
-      [...steps].map(async ([step, due]) => {
-        await sleep(Math.max(0, step * STEP_MS - Date.now()), undefined, { signal })
-        await settleAll(settle, due, signal)
-      }),
-    )
+    const dueMsOf = (message: StringMessage) => headerOf(message, 'not-before') ?? 0
+    await whenDue(messages, dueMsOf, (due) => settleAll(settle, due, signal), { signal, outage })
   }
 
   return {

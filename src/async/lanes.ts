@@ -1,5 +1,8 @@
-/** Waits for about so long; with it wait all that are behind in the same scope and were turned back too, or have not begun. */
-export type Pause = (ms: number) => Promise<void>
+/**
+ * Waits until something is over; with it wait all that are behind in the same scope and were turned back too, or have not begun, and it with
+ * them: until all that any of them waits for is over. @throws what its own work is rejected with
+ */
+export type Pause = (work: Promise<unknown>) => Promise<void>
 
 /** Where a piece of work belongs. */
 export type Place = {
@@ -27,8 +30,8 @@ const BURST_MAX = 250
 
 type Waiting = { isReady: boolean; begin: () => void }
 type Lane = { readonly waiting: Waiting[]; underWay: number; isServed: boolean }
-/** Who waits to go on, and how many came before. */
-type TurnedBack = { readonly place: number; readonly goOn: () => void }
+/** Who waits to go on, and how many came before; and how much of what they wait for is not over. */
+type TurnedBack = { readonly waiting: { readonly place: number; goOn: () => void }[]; underWay: number }
 
 /**
  * Lines in which requests wait for their turn, so that none of a payer overtakes another of the same, and none is handed in that will hardly
@@ -37,27 +40,35 @@ type TurnedBack = { readonly place: number; readonly goOn: () => void }
  */
 export function createLanes({ atOnceMax = AT_ONCE_MAX, burstMax = BURST_MAX } = {}): Lanes {
   const lanes = new Map<string, Lane>()
-  const turnedBack = new Map<string, TurnedBack[]>()
+  const turnedBack = new Map<string, TurnedBack>()
   let places = 0
 
   /** As all who wait do nothing else before they hand in again, they do so in the order in which they are told to go on. */
   function pauseOf(scope: string, place: number): Pause {
-    return (ms) => {
-      const { promise, resolve: goOn } = Promise.withResolvers<void>()
-      const known = turnedBack.get(scope)
-      if (known) known.push({ place, goOn })
-      else {
-        turnedBack.set(scope, [{ place, goOn }])
-        setTimeout(() => release(scope), ms)
+    return (work) => {
+      const { promise, resolve, reject } = Promise.withResolvers<void>()
+      const one = { place, goOn: resolve }
+      const together = turnedBack.get(scope) ?? { waiting: [], underWay: 0 }
+      turnedBack.set(scope, together)
+      together.waiting.push(one)
+      together.underWay += 1
+      const over = () => {
+        together.underWay -= 1
+        // In a turn of its own: what begins in this one must find them waiting, or go after them.
+        if (together.underWay === 0) setImmediate(() => release(scope, together))
       }
+      work.then(over, (error: unknown) => {
+        one.goOn = () => reject(error)
+        over()
+      })
       return promise
     }
   }
 
-  function release(scope: string): void {
-    const all = turnedBack.get(scope) ?? []
+  function release(scope: string, together: TurnedBack): void {
+    if (together.underWay > 0 || turnedBack.get(scope) !== together) return
     turnedBack.delete(scope)
-    for (const { goOn } of all.toSorted((one, other) => one.place - other.place)) goOn()
+    for (const { goOn } of together.waiting.toSorted((one, other) => one.place - other.place)) goOn()
   }
 
   function laneOf(name: string): Lane {
@@ -98,7 +109,7 @@ export function createLanes({ atOnceMax = AT_ONCE_MAX, burstMax = BURST_MAX } = 
       })
       await begun
       try {
-        if (turnedBack.has(scope)) await pause(0)
+        if (turnedBack.has(scope)) await pause(Promise.resolve())
         return await work(pause)
       } finally {
         lane.underWay -= 1

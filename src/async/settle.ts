@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Request, walletsOf } from '../core/request.ts'
 import { continuing } from '../observe/spans.ts'
 import type { Sagas } from '../saga/sagas.ts'
@@ -19,6 +20,7 @@ export type SettleOptions = {
   count: (posted: number, dead: number) => void
   onTrouble: (error: unknown) => void
   patienceMs?: number
+  crowdedMsMax?: number
 }
 
 /** So long a request is waited for until the shard is asked whether it is there at all, and so often. */
@@ -26,6 +28,8 @@ const PATIENCE_MS = 5_000
 const ROUNDS_MAX = 6
 /** So long a request waits until nothing that it depends on is busy or moving. */
 const DECIDE_MS_MAX = 3_000
+/** So long it waits for room among the sagas of a shard that answers: they may be stuck. */
+const CROWDED_MS_MAX = 30_000
 const FULL_DELAY_MS = 20
 const FULL_DELAY_MS_MAX = 500
 
@@ -46,6 +50,7 @@ export function createSettle({
   count,
   onTrouble,
   patienceMs = PATIENCE_MS,
+  crowdedMsMax = CROWDED_MS_MAX,
 }: SettleOptions): Settle {
   const lanes = createLanes()
 
@@ -73,24 +78,32 @@ export function createSettle({
     const shard = router.shardOf(request.id)
     for (let round = 0; round < ROUNDS_MAX; round++) {
       const verdict = await inTime(deciding, patienceMs)
-      if (verdict?.is === 'later' && verdict.doubt !== undefined) {
-        return { ...verdict, away: !(await watch.doubt(verdict.doubt === 'own' ? shard : verdict.doubt)) }
-      }
+      if (verdict?.is === 'later' && verdict.doubt) return { ...verdict, away: !(await watch.doubt(shard)) }
       if (verdict) return verdict
       if (!(await watch.doubt(shard))) return { is: 'later', reason: `shard ${shard} does not answer`, away: true }
     }
     return { is: 'later', reason: `shard ${shard} is too slow` }
   }
 
-  /** Submits until there is room. @throws when this node stops before that */
+  /**
+   * Submits until there is room; for a payee whose shard too many sagas wait for, as long as that answers, and not without end.
+   * @throws when this node stops before that
+   */
   async function submitted(request: Request, pause: Pause, signal: AbortSignal): Promise<Verdict> {
+    let crowdedSinceMs: number | undefined
     for (let delayMs = FULL_DELAY_MS; ; delayMs = Math.min(FULL_DELAY_MS_MAX, delayMs * 2)) {
       signal.throwIfAborted()
       const away = awayOf(request)
       if (away !== undefined) return { is: 'later', reason: `shard ${away} is away`, away: true }
       const verdict = await attempt(request, pause)
       if (verdict.is !== 'full') return verdict
-      await pause(delayMs * (0.5 + Math.random() / 2))
+      const { crowded } = verdict
+      crowdedSinceMs = crowded === undefined ? undefined : (crowdedSinceMs ?? Date.now())
+      if (crowdedSinceMs !== undefined && Date.now() - crowdedSinceMs > crowdedMsMax) {
+        return { is: 'later', reason: `too many sagas wait for shard ${crowded}` }
+      }
+      const rest = sleep(delayMs * (0.5 + Math.random() / 2))
+      await pause(crowded === undefined ? rest : Promise.all([rest, watch.doubt(crowded)]))
     }
   }
 

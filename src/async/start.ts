@@ -17,7 +17,7 @@ import { messageText } from './message.ts'
 import { COUNTED_MAX, type RequestQueue } from './requestQueue.ts'
 import { createSettle } from './settle.ts'
 import { createShardWatch } from './shardWatch.ts'
-import { countQueued } from './sql/queue.ts'
+import { countDead, countQueued } from './sql/queue.ts'
 
 /** Requests that are accepted now and posted later. */
 export type Later = {
@@ -57,9 +57,14 @@ export function openQueue({
     : createEmbeddedQueue({ shards, urlOf, shardOf, onTrouble })
 }
 
-/** How many requests wait in the tables of the shards, where nobody looks while Kafka is the queue. Shards that do not answer say nothing. */
+/**
+ * How many requests wait in the tables of the shards, or were set aside there, where nobody looks while Kafka is the queue. Shards that do not
+ * answer say nothing.
+ */
 export async function countLeftOver(shards: readonly number[], pools: Pools): Promise<number> {
-  const counts = await Promise.allSettled(shards.map((shard) => countQueued(pools(shard), COUNTED_MAX)))
+  const counts = await Promise.allSettled(
+    shards.flatMap((shard) => [countQueued, countDead].map((count) => count(pools(shard), COUNTED_MAX))),
+  )
   return counts.reduce((sum, count) => sum + (count.status === 'fulfilled' ? count.value : 0), 0)
 }
 

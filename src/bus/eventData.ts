@@ -21,7 +21,7 @@ const asked = {
   ...{ memo: orNull(text), createdAt: { type: 'string', format: 'known-time' } },
 }
 const transaction = object({
-  ...{ ...asked, id: id('txn'), status: orNull(word), refusal: orNull(word) },
+  ...{ ...asked, id: id('txn'), status: orNull(word) },
   movements: {
     type: 'array',
     items: object({ from: orNull(id('wal')), to: orNull(id('wal')), amount, currency }),
@@ -43,8 +43,10 @@ const ajv = new Ajv({
     storable: (text: string) => text.isWellFormed() && !text.includes('\0'),
   },
 })
+/** Fields that older versions did not make. */
+const optional = { type: 'object', properties: { refusal: orNull(word) } }
 const CHECKS: Record<LedgerEvent['type'], (data: unknown) => boolean> = {
-  'zerosum.transaction.v1': ajv.compile(transaction),
+  'zerosum.transaction.v1': ajv.compile({ allOf: [transaction, optional] }),
   'zerosum.entry.v1': ajv.compile(entry),
 }
 const TYPES: Record<string, LedgerEvent['type']> = {

@@ -24,7 +24,7 @@ export type KafkaGroup = {
   /**
    * Takes a batch; progress is recorded after it returned. When it throws, what of it is still this member's comes again, after a pause that
    * grows; nothing is skipped.
-   * @param signal aborted when this member stops
+   * @param signal aborted when this member stops, or another takes its place: what was not recorded comes again
    * @param partitions how many each topic has
    */
   readonly handle: (
@@ -84,6 +84,8 @@ export function consumeKafka(
 
   async function session(onProgress: () => void): Promise<void> {
     await ready()
+    const over = new AbortController()
+    const ended = AbortSignal.any([signal, over.signal])
     const consumer: StringConsumer = new Consumer({
       ...{ groupId, clientId: 'zerosum', bootstrapBrokers: [...brokers], deserializers: stringDeserializers },
       ...securityOptions(security, brokers),
@@ -119,7 +121,7 @@ export function consumeKafka(
         ...{ topics: [...topics], autocommit: false, mode: MessagesStreamModes.COMMITTED },
         fallbackMode: MessagesStreamFallbackModes.EARLIEST,
       })
-      stream.on('error', () => {}) // whoever reads it is told
+      stream.on('error', () => over.abort()) // whoever reads it is told
       signal.addEventListener('abort', end)
       if (signal.aborted) return
       const known = await consumer.metadata({ topics: [...topics] })
@@ -135,6 +137,7 @@ export function consumeKafka(
     } finally {
       signal.removeEventListener('abort', end)
       end()
+      over.abort()
       await last
       // Leaves the group, so that others need not wait until it is missed.
       await Promise.race([consumer.close(true), sleep(CLOSE_MS_MAX, undefined, { ref: false })]).catch(() => {})
@@ -143,13 +146,14 @@ export function consumeKafka(
     /** Handles a batch, and records it after those before it. @returns false if it ended before that */
     async function recorded(messages: readonly StringMessage[], before: Promise<boolean>): Promise<boolean> {
       const begun = new Map(messages.map((one) => [nameOf(one), tenures.get(nameOf(one))]))
-      const done = await handled(messages, consumer, partitions)
+      const done = await handled(messages, consumer, partitions, ended)
       if (!(await before) || !done) return false
       const isMine = (one: Pick<StringMessage, 'topic' | 'partition'>) =>
         tenures.get(nameOf(one)) === begun.get(nameOf(one))
       if (!(await commit(consumer, done, isMine))) {
         // Nothing more may come by which that would be noticed.
         end()
+        over.abort()
         return false
       }
       onProgress()
@@ -163,18 +167,19 @@ export function consumeKafka(
     messages: readonly StringMessage[],
     consumer: StringConsumer,
     partitions: ReadonlyMap<string, number>,
+    ended: AbortSignal,
   ): Promise<readonly StringMessage[] | undefined> {
-    for (let failures = 0; !signal.aborted; failures++) {
+    for (let failures = 0; !ended.aborted; failures++) {
       // What went to another member meanwhile is left to it.
       const mine = failures === 0 ? messages : messages.filter((message) => isAssigned(consumer, message))
       if (mine.length === 0) return mine
       try {
-        await handle(mine, signal, partitions)
+        await handle(mine, ended, partitions)
         return mine
       } catch (error) {
-        if (signal.aborted) return undefined
+        if (ended.aborted) return undefined
         outage.failed(error)
-        await pause(backoffMs(failures))
+        await sleep(backoffMs(failures), undefined, { signal: ended }).catch(() => {}) // the loop looks
       }
     }
     return undefined

@@ -1,5 +1,5 @@
 import { COUNTED_MAX } from '../async/requestQueue.ts'
-import { countQueued } from '../async/sql/queue.ts'
+import { countDead, countQueued } from '../async/sql/queue.ts'
 import { connect, type Sql } from '../postgres/connect.ts'
 import { SERVER_VERSION_MIN, schemaOf } from '../postgres/migrate.ts'
 import { connectionsOf } from '../postgres/nodeConnections.ts'
@@ -73,15 +73,24 @@ async function checkShard(
   }
 }
 
-/** What waits in a table that nobody looks at, because it was Kafka's turn since. */
+/** What waits in a table that nobody looks at, because it was Kafka's turn since, or was set aside there. */
 async function checkLeftOver(sql: Sql, notes: Notes): Promise<void> {
   const [table] = await sql<{ there: boolean }[]>`SELECT to_regclass('queued_requests') IS NOT NULL AS there`
-  const count = table?.there ? await countQueued(sql, COUNTED_MAX) : 0
-  if (count === 0) return
-  notes.warn(
-    `${count} requests of before there was Kafka wait here, and are not posted`,
-    'run one node without KAFKA_BROKERS until they are; their clients see them as pending',
-  )
+  if (!table?.there) return
+  const count = await countQueued(sql, COUNTED_MAX)
+  if (count > 0) {
+    notes.warn(
+      `${count} requests of before there was Kafka wait here, and are not posted`,
+      'run one node without KAFKA_BROKERS until they are; their clients see them as pending',
+    )
+  }
+  const dead = await countDead(sql, COUNTED_MAX)
+  if (dead > 0) {
+    notes.warn(
+      `${dead} requests of before there was Kafka are set aside here, and are not posted`,
+      'look at them by zerosum dlq list, run without KAFKA_BROKERS; their clients see them as pending',
+    )
+  }
 }
 
 /** @returns whether it is worth it to look further */

@@ -38,9 +38,9 @@ export type Sagas = {
    * Posts a request likewise, and waits for no saga: the one that it begins goes on. It leaves room to those whom somebody waits for.
    * It is with the batcher before the first wait.
    * @param waitMsMax so long it waits for what the request depends on
-   * @param pause how it waits before it tries once more, which it does at once after that
+   * @param pause how it waits for something before it tries once more, which it does at once after that
    */
-  decide(request: Request, waitMsMax: number, pause: (ms: number) => Promise<unknown>): Promise<Outcome>
+  decide(request: Request, waitMsMax: number, pause: (work: Promise<unknown>) => Promise<unknown>): Promise<Outcome>
   /** How many sagas this node is working on. */
   readonly inFlight: number
   /** Stops working on sagas, where they stand: any node takes them up. Nothing should be submitted meanwhile. */
@@ -58,7 +58,7 @@ const GIVE_UP_MS = 20_000
 /** Sagas that may wait for one shard; a shard that is down must not fill this node. */
 const IN_FLIGHT_MAX = 5_000
 /** How a request is waited for. */
-type Waits = { deadlineMs: number; isPatient: boolean; pause: (ms: number) => Promise<unknown> }
+type Waits = { deadlineMs: number; isPatient: boolean; pause: (work: Promise<unknown>) => Promise<unknown> }
 
 const BUSY_DELAY_MS = 10
 const BUSY_DELAY_MS_MAX = 250
@@ -120,17 +120,23 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
         return await batcher.submit(asked, isPatient)
       } catch (error) {
         if (!(error instanceof RequestUndecided) || Date.now() + delayMs > deadlineMs) throw error
+        // Nothing is waited for but by `pause`: what is behind must not pass meanwhile.
         if (error.why === 'ask_peers') {
-          asked = { ...request, peers: await askPeers(request) }
-          continue
+          const asking = askPeers(request).then((peers) => {
+            asked = { ...request, peers }
+          })
+          await pause(asking)
+        } else {
+          await pause(Promise.all([sleep(delayMs * (0.5 + Math.random() / 2)), clear(error.why, number, request)]))
         }
-        if (error.why === 'moving') {
-          await router.untilOpen(number, [request.id, ...walletsOf(request.operation)], deadlineMs)
-        }
-        // The shard knows more than the map that was followed.
-        if (error.why === 'moved') await router.look(number)
       }
-      await pause(delayMs * (0.5 + Math.random() / 2))
+    }
+
+    /** What has to be over, beside some time, before it is worth another try. */
+    async function clear(why: RequestUndecided['why'], number: number, { id, operation }: Request): Promise<void> {
+      if (why === 'moving') await router.untilOpen(number, [id, ...walletsOf(operation)], deadlineMs)
+      // The shard knows more than the map that was followed.
+      if (why === 'moved') await router.look(number)
     }
   }
 
@@ -154,7 +160,7 @@ export function createSagas({ router, onTrouble, giveUpMs = GIVE_UP_MS }: SagasO
   return {
     async submit(request, waitMsMax) {
       const deadlineMs = Date.now() + waitMsMax
-      const outcome = await postIfRoom(request, { deadlineMs, isPatient: false, pause: sleep })
+      const outcome = await postIfRoom(request, { deadlineMs, isPatient: false, pause: (work) => work })
       const { status, record } = outcome
       const saga = sagaOf(outcome)
       if (!saga) return outcome

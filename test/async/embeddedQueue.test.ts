@@ -69,6 +69,65 @@ describe('the queue on the shards', () => {
     )
   })
 
+  test('what is due again does not come before what was taken in earlier and is not committed yet', async () => {
+    const sql = connect(urls[0] ?? '', { max: 2 })
+    onTestFinished(() => sql.end())
+    const [first, again] = [queued(newId(4)), queued(newId(4))]
+    await addQueued(sql, [again])
+    let reading: ReturnType<typeof readQueued> | undefined
+    let isRead = false
+    await sql.begin(async (one) => {
+      await one`SELECT queue_requests(${arrayLiteral([first.id])}::uuid[], ${arrayLiteral([first.text])}::text[], '{NULL}')`
+      await recordDispositions(sql, [
+        { id: again.id, disposition: { fate: 'later', dueMs: 0, firstMs: 1, reason: 'busy' } },
+      ])
+      reading = readQueued(sql, -1, 100_000).finally(() => {
+        isRead = true
+      })
+      await until(async () => {
+        const waiting = await one`SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`
+        return isRead || waiting.length > 0
+      })
+    })
+    const mine = (await reading)?.filter(({ id }) => id === first.id || id === again.id)
+    expect(mine?.map(({ id }) => id)).toEqual([first.id, again.id])
+    await recordDispositions(
+      sql,
+      [first, again].map(({ id }) => ({ id, disposition: { fate: 'done' } })),
+    )
+  })
+
+  test.each(['done', 'later'] as const)('what is %s is locked in the order in which adding locks it', async (fate) => {
+    const sql = connect(urls[0] ?? '', { max: 2 })
+    onTestFinished(() => sql.end())
+    const requests = [queued(newId(4)), queued(newId(4)), queued(newId(4))]
+    const ids = requests.map(({ id }) => id).toSorted()
+    const backwards = ids.toReversed()
+    for (const one of backwards)
+      await addQueued(
+        sql,
+        requests.filter(({ id }) => id === one),
+      )
+    const disposition = fate === 'done' ? { fate } : { fate, dueMs: 0, firstMs: 1, reason: 'busy' }
+    let recording: Promise<void> | undefined
+    await sql.begin(async (one) => {
+      const [first = '', , last = ''] = ids
+      await one`SELECT FROM queued_requests WHERE id = ${first} FOR UPDATE`
+      recording = recordDispositions(
+        sql,
+        backwards.map((id) => ({ id, disposition })),
+      )
+      await until(
+        async () => (await one`SELECT FROM pg_locks WHERE NOT granted`).length > 0,
+        () => '',
+        10_000,
+      )
+      expect(await one`SELECT FROM queued_requests WHERE id = ${last} FOR UPDATE NOWAIT`).toHaveLength(1)
+    })
+    await recording
+    await sql`DELETE FROM queued_requests WHERE id = ANY (${arrayLiteral(ids)}::uuid[])`
+  })
+
   test('old ends go, in portions, and no others', async () => {
     const [url = ''] = urls
     const sql = connect(url, { max: 1 })

@@ -4,7 +4,7 @@ import { seededRandom } from '../../bench/load.ts'
 import { laterRequest, messageText } from '../../src/async/message.ts'
 import { createSettle } from '../../src/async/settle.ts'
 import { createShardWatch } from '../../src/async/shardWatch.ts'
-import type { Request } from '../../src/core/request.ts'
+import { type Request, walletsOf } from '../../src/core/request.ts'
 import { firstShardMap } from '../../src/core/shardMap.ts'
 import { createBatcher, QueueFull } from '../../src/ledger/batcher.ts'
 import { RequestUndecided, type Result } from '../../src/ledger/poster.ts'
@@ -22,17 +22,25 @@ const BATCH_MAX = 20
 /** The real way from the queue to the batcher, over a poster that takes its time. */
 function stage(random: () => number) {
   const decided: Request[] = []
-  /** Wallets that are moving: what is for them is turned back. */
+  /** Wallets that are moving: what names them is turned back. */
   const moving = new Set<string>()
+  /** Wallets that the ledger has to be told about: what names them is turned back without that. */
+  const strange = new Set<string>()
+  const turnedBack: Request[] = []
   const open = { blocks: 0 }
   const batcher = createBatcher({
     queueMax: QUEUE_MAX,
     batchMax: BATCH_MAX,
     async post(requests) {
       open.blocks += 1
-      const results = requests.map(({ id, tenantId, scope, operation, payload }, i): Result => {
-        if (moving.has(scope)) return new RequestUndecided('moving')
-        decided.push(requests[i] as Request)
+      const results = requests.map((request): Result => {
+        const { id, tenantId, operation, payload, peers } = request
+        const names = (wallets: ReadonlySet<string>) => walletsOf(operation).some((wallet) => wallets.has(wallet))
+        if (names(moving) || (names(strange) && !peers)) {
+          turnedBack.push(request)
+          return new RequestUndecided(names(moving) ? 'moving' : 'ask_peers')
+        }
+        decided.push(request)
         const record = { id, tenantId, kind: operation.kind, payload, refusal: null, result: null, timeUs: 1 }
         return { status: 'decided', record }
       })
@@ -45,7 +53,13 @@ function stage(random: () => number) {
   const untilOpen = async () => {
     while (moving.size > 0) await sleep(5)
   }
-  const router = { ...createRouter([shard], firstShardMap(1)), untilOpen }
+  /** Whether the shards of strange wallets answer. */
+  const peers = { areSilent: false }
+  const read = async () => {
+    while (peers.areSilent) await sleep(5)
+    return undefined as never
+  }
+  const router = { ...createRouter([shard], firstShardMap(1)), untilOpen, read }
   const sagas = createSagas({ router, onTrouble: () => {} })
   onTestFinished(() => sagas.close())
   const settle = createSettle({
@@ -60,10 +74,14 @@ function stage(random: () => number) {
   let keys = 0
   const topUp = (tenant: string, walletId: string) =>
     laterRequest(tenant, `${keys++}`, { kind: 'top-up', walletId, amount: 1n, currency: 'USD' })
+  const pay = (tenant: string, from: string, to: string) => {
+    const legs = [{ from, to, amount: 1n, currency: 'USD' }]
+    return laterRequest(tenant, `${keys++}`, { kind: 'transfer', legs, remarks: {} })
+  }
   const letterOf = (request: Request) => ({ text: messageText(request), attempts: 0, firstMs: null })
   const signal = new AbortController().signal
   return {
-    ...{ decided, moving, open, batcher, topUp },
+    ...{ decided, turnedBack, moving, strange, peers, open, batcher, topUp, pay },
     settle: (requests: readonly Request[]) => settle(requests.map(letterOf), signal),
   }
 }
@@ -133,3 +151,30 @@ test('what waits for a wallet that is moving goes on in order, and what comes la
     requests.flatMap(({ scope, key }) => (scope === wallet ? key : []))
   for (const wallet of [here, there]) expect(keysOf(decided, wallet)).toEqual(keysOf(accepted, wallet))
 }, 30_000)
+
+test.each([
+  ['the shard of a payee is asked', 'ask'],
+  ['a payee moves', 'move'],
+] as const)(
+  'while %s, what is behind of the same payer waits, and that of others does not',
+  async (_, why) => {
+    const { decided, turnedBack, moving, strange, peers, topUp, pay, settle } = stage(seededRandom(seedFor('payee')))
+    const [tenant = ''] = TENANTS
+    const [payer, payee, other] = [newId(1), newId(2), newId(3)]
+    if (why === 'move') moving.add(payee)
+    else strange.add(payee)
+    peers.areSilent = true
+    const [first, second, third] = [pay(tenant, payer, payee), topUp(tenant, payer), pay(tenant, payer, other)]
+    const settling = [settle([first])]
+    await until(() => turnedBack.length > 0)
+    settling.push(settle([second, third, topUp(tenant, other)]))
+    await until(() => decided.some(({ scope }) => scope === other))
+    const ofPayer = () => decided.flatMap(({ scope, key }) => (scope === payer ? key : []))
+    expect(ofPayer()).toEqual([])
+    moving.clear()
+    peers.areSilent = false
+    expect((await Promise.all(settling)).flat().map(({ fate }) => fate)).toEqual(['done', 'done', 'done', 'done'])
+    expect(ofPayer()).toEqual([first.key, second.key, third.key])
+  },
+  30_000,
+)

@@ -31,7 +31,7 @@ function payment(fromShard: number, toShard: number) {
 type Decide = (request: Request) => Promise<{ status: 'decided' | 'replayed' | 'key_reused'; record: RequestRecord }>
 
 /** The ledger does as it is told. */
-function stage(decide: Decide, { patienceMs = 200, areEndsLost = false, lookMs = 20 } = {}) {
+function stage(decide: Decide, { patienceMs = 200, areEndsLost = false, lookMs = 20, crowdedMsMax = 60_000 } = {}) {
   const submitted: string[] = []
   const ends: AsyncEnd[] = []
   const away = new Set<number>()
@@ -64,6 +64,7 @@ function stage(decide: Decide, { patienceMs = 200, areEndsLost = false, lookMs =
     },
     onTrouble: () => {},
     patienceMs,
+    crowdedMsMax,
   })
   const stopping = new AbortController()
   const { signal } = stopping
@@ -216,24 +217,32 @@ describe('settling', () => {
     expect(submitted).toEqual(['1 to 3'])
   })
 
-  test('when too much waits for a payee, its shard is doubted, and what is for it is put off at once', async () => {
-    const { settle, submitted, away, asked, watch } = stage(
-      async (request) => {
-        if (request.key === '1 to 2') throw new SagasSaturated(2)
-        return { status: 'decided', record: recordOf(request) }
-      },
-      { lookMs: 60_000 },
-    )
-    expect(fates(await settle([payment(1, 2), payment(1, 3)]))).toEqual(['later', 'done'])
+  test('when too much waits for a payee whose shard answers, it waits for room, and is not put off', async () => {
+    let tries = 0
+    const { settle, submitted, asked, watch } = stage(async (request) => {
+      if (request.key === '1 to 2' && tries++ < 3) throw new SagasSaturated(2)
+      return { status: 'decided', record: recordOf(request) }
+    })
+    expect(fates(await settle([payment(1, 2), payment(1, 3)]))).toEqual(['done', 'done'])
+    expect(submitted).toEqual(['1 to 2', '1 to 3', '1 to 2', '1 to 2', '1 to 2'])
+    expect(asked).toContain(2)
     expect(watch.isAway(2)).toBe(false)
+  })
+
+  test('it is put off when there is no room for long, and at once when the shard is away', async () => {
+    const crowd = async () => {
+      throw new SagasSaturated(2)
+    }
+    const stuck = stage(crowd, { crowdedMsMax: 50 })
+    expect(await stuck.settle([payment(1, 2)])).toMatchObject([
+      { fate: 'later', reason: 'too many sagas wait for shard 2' },
+    ])
+    expect(stuck.watch.isAway(2)).toBe(false)
+    const { settle, submitted, away, asked, watch } = stage(crowd, { lookMs: 60_000 })
     away.add(2)
     expect(fates(await settle([payment(1, 2)]))).toEqual(['later'])
-    expect(watch.isAway(2)).toBe(true)
     expect(fates(await settle([payment(1, 2)]))).toEqual(['later'])
-    expect([submitted, asked]).toEqual([
-      ['1 to 2', '1 to 3', '1 to 2'],
-      [2, 2],
-    ])
+    expect([submitted, asked]).toEqual([['1 to 2'], [2]])
     watch.stop()
   })
 })

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { DEAD, REQUESTS, RETRY, RETRY_SLOW } from '../../src/async/kafkaQueue.ts'
+import { isSound } from '../../src/bus/eventData.ts'
 import {
   ENTRIES,
   type EntryData,
@@ -91,6 +92,18 @@ test('the topics are those that docs/asyncapi.yaml names', () => {
     RETRY_SLOW,
     DEAD,
   ])
+})
+
+test('an event of before there were refused ones is sound without the field, and not with nonsense in it', () => {
+  const world = new World(1)
+  const [event] = world.ask(topUp(world.wallet(), 5n)).events
+  if (event?.topic !== TRANSACTIONS) throw new Error('no transaction')
+  const { refusal, ...older } = event.data as TransactionData
+  expect(refusal).toBeNull()
+  expect(isSound({ ...event, data: older } as LedgerEvent)).toBe(true)
+  expect(isSound({ ...event, data: { ...older, refusal: 5 } } as unknown as LedgerEvent)).toBe(false)
+  const { movements: _, ...broken } = older
+  expect(isSound({ ...event, data: broken } as LedgerEvent)).toBe(false)
 })
 
 const transactionsOf = (events: readonly LedgerEvent[]) =>

@@ -44,17 +44,19 @@ async function change(url: string, statement: string, back: string): Promise<voi
   })
 }
 
-test('what waits in a table while Kafka is the queue is a warning, with how many they are', async () => {
+test('what waits in a table while Kafka is the queue, or was set aside there, is a warning, with how many they are', async () => {
   const [url = ''] = urls
   await change(
     url,
-    `INSERT INTO queued_requests (id, message, due_us) SELECT gen_random_uuid(), '', n FROM generate_series(1, 3) AS n`,
+    `INSERT INTO queued_requests (id, message, due_us, dead_us, reason)
+     SELECT gen_random_uuid(), '', n, CASE WHEN n > 3 THEN n END, CASE WHEN n > 3 THEN 'poison' END FROM generate_series(1, 5) AS n`,
     'DELETE FROM queued_requests',
   )
   const asked = { urls, isEmbedded: false }
   expect(faultsOf(await checkServers({ ...asked, hasKafka: false }))).toEqual([])
   expect(faultsOf(await checkServers({ ...asked, hasKafka: true }))).toEqual([
     'warn shard 0: 3 requests of before there was Kafka wait here, and are not posted',
+    'warn shard 0: 2 requests of before there was Kafka are set aside here, and are not posted',
   ])
 })
 

@@ -11,6 +11,9 @@ export type QueuedRow = {
   readonly traceparent?: string
 }
 
+/** The lock that `queue_requests` holds while it gives out places. */
+const PLACES = 8_203_725
+
 /** Puts requests at the end; one that waits there already stays where it is, one that was set aside is tried again. */
 export async function addQueued(sql: Sql, requests: readonly Queued[]): Promise<void> {
   await sql`
@@ -36,6 +39,8 @@ export async function readQueued(sql: Sql, afterUs: number, limit: number): Prom
   const rows = await sql.begin(async (sql) => {
     // The plan is made while the table is empty, and then it must not be to sort a hundred thousand rows for each batch.
     await sql.unsafe('SET LOCAL enable_sort = off')
+    // What is put off may be due after places that are not committed yet: who read that now would pass them.
+    await sql`SELECT pg_advisory_xact_lock_shared(${PLACES})`
     return await sql<QueuedColumns[]>`
       SELECT id, message, attempts, first_ms, due_us, traceparent FROM queued_requests
       WHERE dead_us IS NULL AND due_us > ${afterUs}
@@ -48,35 +53,48 @@ export async function readQueued(sql: Sql, afterUs: number, limit: number): Prom
   }))
 }
 
-/** Records what became of requests: those that are over go, the others wait or are set aside. */
+/** Records what became of requests: those that are over go, the others wait or are set aside. Rows are locked in the order in which adding does. */
 export async function recordDispositions(
   sql: Sql,
   settled: readonly { readonly id: string; readonly disposition: Disposition }[],
 ): Promise<void> {
   const done = settled.flatMap(({ id, disposition }) => (disposition.fate === 'done' ? [id] : []))
-  if (done.length > 0) await sql`DELETE FROM queued_requests WHERE id = ANY (${arrayLiteral(done)}::uuid[])`
+  if (done.length > 0)
+    await sql`
+      WITH locked AS MATERIALIZED (
+        SELECT id FROM queued_requests WHERE id = ANY (${arrayLiteral(done)}::uuid[]) ORDER BY id FOR UPDATE)
+      DELETE FROM queued_requests q USING locked WHERE q.id = locked.id`
   const kept = settled.flatMap(({ id, disposition }) => (disposition.fate === 'done' ? [] : [{ id, disposition }]))
   if (kept.length === 0) return
   const nowMs = Date.now()
   const column = (of: (one: (typeof kept)[number]['disposition'], id: string) => string | number | boolean | null) =>
     kept.map(({ id, disposition }) => of(disposition, id))
   await sql`
+    WITH locked AS MATERIALIZED (
+      SELECT id FROM queued_requests WHERE id = ANY (${arrayLiteral(kept.map(({ id }) => id))}::uuid[]) ORDER BY id FOR UPDATE)
     UPDATE queued_requests q SET
       attempts = q.attempts + 1, reason = s.reason, first_ms = coalesce(s.first_ms, q.first_ms),
       due_us = (extract(epoch FROM clock_timestamp()) * 1000000)::int8 + s.wait_ms * 1000,
       dead_us = CASE WHEN s.is_dead THEN (extract(epoch FROM clock_timestamp()) * 1000000)::int8 END
-    FROM unnest(
+    FROM locked JOIN unnest(
       ${column((_, id) => id)}::uuid[], ${column(({ reason }) => reason)}::text[],
       ${column((one) => (one.fate === 'later' ? one.firstMs : null))}::int8[],
       ${column((one) => (one.fate === 'later' ? Math.max(0, one.dueMs - nowMs) : 0))}::int8[],
-      ${column(({ fate }) => fate === 'dead')}::boolean[]) AS s (id, reason, first_ms, wait_ms, is_dead)
-    WHERE q.id = s.id`
+      ${column(({ fate }) => fate === 'dead')}::boolean[]) AS s (id, reason, first_ms, wait_ms, is_dead) USING (id)
+    WHERE q.id = locked.id`
 }
 
 /** How many wait to be posted; counted up to a limit. */
 export async function countQueued(sql: Sql, limit: number): Promise<number> {
   const [row] = await sql<{ count: bigint }[]>`
     SELECT count(*) FROM (SELECT FROM queued_requests WHERE dead_us IS NULL LIMIT ${limit}) AS waiting`
+  return Number(row?.count)
+}
+
+/** How many were set aside; counted up to a limit. */
+export async function countDead(sql: Sql, limit: number): Promise<number> {
+  const [row] = await sql<{ count: bigint }[]>`
+    SELECT count(*) FROM (SELECT FROM queued_requests WHERE dead_us IS NOT NULL LIMIT ${limit}) AS dead`
   return Number(row?.count)
 }
 
