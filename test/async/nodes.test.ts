@@ -324,7 +324,11 @@ describe('requests that a node posts from its shards', () => {
       () => 'not posted',
       SECONDS,
     )
-    expect(await sql`SELECT FROM queued_requests`).toHaveLength(0)
+    await until(
+      async () => (await sql`SELECT FROM queued_requests`).length === 0,
+      () => 'it is still there',
+      SECONDS,
+    )
     expect(await node.stop()).toBe(0)
 
     async function tenantOf(): Promise<string> {

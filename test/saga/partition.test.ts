@@ -9,7 +9,7 @@ import type { Traffic } from './traffic.ts'
 const AWAY_SECONDS = Math.max(12, Number(process.env['ZEROSUM_CHAOS_SECONDS'] ?? 12))
 /** Keys are looked up on the first shard, and remembered for 10 s: that it is away shows only then. */
 const FIRST_AWAY_SECONDS = AWAY_SECONDS + 10
-/** So many transfers must go through within the other shard towards the end of the outage; a caller that waits for the lost one makes a few. */
+/** So many transfers must be decided within the other shard towards the end of the outage; a caller that waits for the lost one makes a few. */
 const MEANWHILE = 40
 const LOCAL_CALLERS = 6
 const MEANWHILE_MS_MAX = 60_000
@@ -84,12 +84,16 @@ describe('when one of two shards is lost under load', () => {
   }, 240_000)
 })
 
-/** Waits until so many more transfers have gone through within a shard. */
+/** Waits until so many more transfers were decided within a shard: made or refused, for what waits for the lost shard reserves all that its payers have. */
 async function untilMore(traffic: Traffic, shard: number, count: number, msMax: number): Promise<void> {
-  const done = () => traffic.counts(shard)[201] ?? 0
+  const done = () => {
+    const { 201: made = 0, 422: refused = 0 } = traffic.counts(shard)
+    return made + refused
+  }
   const [before, deadline] = [done(), Date.now() + msMax]
   while (done() < before + count) {
-    if (Date.now() > deadline) throw new Error(`only ${done() - before} transfers within shard ${shard} in ${msMax} ms`)
+    if (Date.now() > deadline)
+      throw new Error(`only ${done() - before} transfers decided within shard ${shard} in ${msMax} ms`)
     await sleep(50)
   }
 }
