@@ -30,6 +30,7 @@ export function drawCurve(steps: readonly Step[], breaking: number): string {
   const quarters = [0, 0.25, 0.5, 0.75, 1]
   const number = (value: number) => Math.round(value).toLocaleString('en-US')
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12" fill="#333">
+<title>Overload: what is offered, what of it is good, and how long that takes</title>
 <rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>
 ${quarters.map((part) => `<path d="M${LEFT} ${y(part)}H${WIDTH - RIGHT}" stroke="#ddd"/>`).join('\n')}
 ${quarters.map((part) => text(LEFT - 8, y(part) + 4, number(part * goodputMax), 'text-anchor="end" fill="#0a6"')).join('\n')}

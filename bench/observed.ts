@@ -12,13 +12,12 @@ import { seededRandom, uniform } from './load.ts'
 import { startNode } from './node.ts'
 
 /** Turns of each; machines are noisy, and the middle one says most. */
-const ROUNDS = 7
+const ROUNDS = 5
 /** Unmeasured, at the beginning of each turn: another node posted before. */
 const WARM_SECONDS = 1
 
 /**
- * What it costs to be watched: single transfers through the HTTP API of four nodes in turn, which log and trace differently. What traces go
- * to takes them and throws them away.
+ * What traces cost: single transfers through the HTTP API of three nodes in turn. Where traces go to takes them and throws them away.
  */
 export async function benchObserved({ accounts, seconds, seed, json }: HttpOptions): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'zerosum-bench-'))
@@ -39,10 +38,9 @@ export async function benchObserved({ accounts, seconds, seed, json }: HttpOptio
     })
     const watched: { name: string; env: NodeJS.ProcessEnv; url: string; perSecond: number[] }[] = []
     for (const [name, env] of [
-      ['errors alone are logged', { ZEROSUM_LOG_LEVEL: 'error' }],
-      ['a line for each call and block', {}],
-      ['and one trace of a hundred', traced(0.01)],
-      ['and all traces', traced(1)],
+      ['no traces', {}],
+      ['one trace of a hundred', traced(0.01)],
+      ['all traces', traced(1)],
     ] as const) {
       const started = await startNode(url, { ZEROSUM_LOG: 'json', ...env })
       nodes.push(started.node)

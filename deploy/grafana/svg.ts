@@ -58,6 +58,7 @@ export function drawSvg({ title, from, to, panels }: Drawing): string {
   const span = `${clock(from, true)} to ${clock(to, true)} UTC`
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="Helvetica, Arial, sans-serif">`,
+    `<title>${escaped(title)}</title>`,
     `<rect width="${width}" height="${height}" fill="#f4f5f7"/>`,
     text(GAP + 4, 28, title, 'font-size="18" font-weight="bold" fill="#1f2937"'),
     text(width - GAP - 4, 28, span, 'font-size="12" text-anchor="end" fill="#6b7280"'),
@@ -238,6 +239,10 @@ function round(pixels: number): number {
 }
 
 function text(x: number, y: number, content: string, attributes: string): string {
-  const safe = content.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;')
+  const safe = escaped(content)
   return `<text x="${round(x)}" y="${round(y)}" ${attributes}>${safe}</text>`
+}
+
+function escaped(content: string): string {
+  return content.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;')
 }
