@@ -6,12 +6,12 @@ import { isAsyncId } from '../core/asyncId.ts'
 import type { Request } from '../core/request.ts'
 import { activeTraceparent } from '../observe/spans.ts'
 import type { Sql } from '../postgres/connect.ts'
+import { removeInPortions } from '../postgres/portions.ts'
 import type { Sagas } from '../saga/sagas.ts'
 import type { Router } from '../shards/router.ts'
 import type { Directory } from '../tenants/directory.ts'
 import { createEmbeddedQueue } from './embeddedQueue.ts'
-import { startEndPruning } from './endPruning.ts'
-import { type AsyncEnd, addEnds, findEnd } from './ends.ts'
+import { type AsyncEnd, addEnds, ENDS_KEPT_US, findEnd, pruneEnds } from './ends.ts'
 import { createKafkaQueue } from './kafkaQueue.ts'
 import { messageText } from './message.ts'
 import { COUNTED_MAX, type RequestQueue } from './requestQueue.ts'
@@ -105,7 +105,10 @@ export function startAsync({
   const watch = createShardWatch(async (shard) => await router.shard(shard).reader.ping())
   const counts: AsyncCounts = { accepted: 0, posted: 0, dead: 0 }
   const look = patientLook(() => queue.waiting())
-  const pruning = startEndPruning(sql, onTrouble)
+  const pruning = removeInPortions(
+    (limit) => pruneEnds(sql, { beforeUs: Date.now() * 1000 - ENDS_KEPT_US, limit }),
+    onTrouble,
+  )
   let working: Subscription | undefined
   if (works) {
     const settle = createSettle({
