@@ -47,7 +47,11 @@ export async function printPlan({ databases: { urls } }: Asked): Promise<number>
     const [map] = layouts.map((layout) => layout.map).sort((a, b) => b.epoch - a.epoch)
     if (!map) throw new ShardListError('There are no shards.')
     printMap(map, await walletsBySlot(map, pool))
-    if (layouts.some(({ open }) => open)) console.log('\nA change of the map is under way.')
+    if (layouts.some(({ open }) => open)) {
+      console.log(
+        '\nA change of the map is under way. If whoever made it died, a node ends it; so does: zerosum shards move',
+      )
+    }
     return 0
   } finally {
     await close()
