@@ -17,7 +17,8 @@ const ROUNDS = 5
 const WARM_SECONDS = 1
 
 /**
- * What traces cost: single transfers through the HTTP API of three nodes in turn. Where traces go to takes them and throws them away.
+ * What logs and traces cost: single transfers through the HTTP API of nodes in turn, all with metrics. Where traces go to takes them and throws
+ * them away; so does who reads the lines.
  */
 export async function benchObserved({ accounts, seconds, seed, json }: HttpOptions): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'zerosum-bench-'))
@@ -38,9 +39,10 @@ export async function benchObserved({ accounts, seconds, seed, json }: HttpOptio
     })
     const watched: { name: string; env: NodeJS.ProcessEnv; url: string; perSecond: number[] }[] = []
     for (const [name, env] of [
-      ['no traces', {}],
-      ['one trace of a hundred', traced(0.01)],
-      ['all traces', traced(1)],
+      ['no line, no trace', { ZEROSUM_LOG: 'silent' }],
+      ['a line for each call and block', {}],
+      ['and one trace of a hundred', traced(0.01)],
+      ['and all traces', traced(1)],
     ] as const) {
       const started = await startNode(url, { ZEROSUM_LOG: 'json', ...env })
       nodes.push(started.node)
