@@ -55,10 +55,10 @@ export async function benchOverload({ accounts, seconds, seed, json, svg, direct
     const started = await startNode(url)
     node = started.node
     const { pid } = node
+    if (cores) await keepTo(cores.generator)
     const why = direct ? 'as asked' : await whyUnavailable('haproxy')
     if (why === undefined) balancer = await startHaproxy([new URL(started.url).host])
     const front = balancer?.url ?? started.url
-    if (cores) await keepTo(cores.generator)
     if (!json) {
       console.log(why === undefined ? 'behind HAProxy;' : `without a balancer: ${why};`)
       console.log(

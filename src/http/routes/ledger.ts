@@ -167,7 +167,7 @@ export function ledgerRoutes(router: Router, audits: Pick<Audits, 'last'> | unde
       },
       async (request) => {
         const last = await audits?.last()
-        if (!last) throw new ZerosumError('not_found', 'No audit is done yet: ask again in a minute.')
+        if (!last) throw new ZerosumError('not_found', 'No audit is done yet: ask again in half a minute.')
         return verificationView(last, request.principal.scopes.has('admin'))
       },
     )
