@@ -101,7 +101,9 @@ export function createMetrics({ version, queues, pools, cache, breakers, unreach
     new Gauge<L>({
       ...{ name: `zerosum_${name}`, help, labelNames, registers },
       collect() {
-        this.reset()
+        // To reset one without labels would make it 0.
+        if (labelNames.length === 0) this.remove()
+        else this.reset()
         for (const [labels, value] of rows()) (this as Gauge<string>).set(labels, value)
       },
     })

@@ -146,20 +146,22 @@ describe('the guard of webhook hosts', () => {
     expect(await putOffOf(guard)).toBeDefined()
   })
 
+  it('keeps nothing of hosts that are reached', async () => {
+    const guard = createHostGuard({ reachMsMax: REACH_MS, hostsMax: 2 })
+    await fail(guard, FAILURES_MAX, 'down')
+    for (const host of ['a', 'b', 'c']) expect(await putOffOf(guard, host)).toBeUndefined()
+    expect(await putOffOf(guard, 'down')).toBeDefined()
+  })
+
   it('knows so many hosts at most: the one that was not called for longest is forgotten', async () => {
     const guard = createHostGuard({ reachMsMax: REACH_MS, hostsMax: 2 })
     await fail(guard, FAILURES_MAX, 'a')
     await fail(guard, FAILURES_MAX, 'b')
-    expect(await putOffOf(guard, 'c')).toBeUndefined()
-    expect(guard.unreachable).toBe(1)
-    expect(await putOffOf(guard, 'b')).toBeDefined()
-    // Of c, which is reached, nothing was kept: there is room for d.
-    await fail(guard, FAILURES_MAX, 'd')
+    expect(await putOffOf(guard, 'a')).toBeDefined()
+    await fail(guard, FAILURES_MAX, 'c')
     expect(guard.unreachable).toBe(2)
-    expect(await putOffOf(guard, 'b')).toBeDefined()
-    await fail(guard, 1, 'e')
-    expect(guard.unreachable).toBe(1)
-    expect(await putOffOf(guard, 'b')).toBeDefined()
+    expect(await putOffOf(guard, 'a')).toBeDefined()
+    expect(await putOffOf(guard, 'b')).toBeUndefined()
   })
 
   it('forgets a host that nobody called for ten minutes', async () => {

@@ -190,6 +190,23 @@ it('a name that leads nowhere is not looked up any more either', async () => {
   expect(asked).toBe(FAILURES_MAX)
 })
 
+it('a host that accepts connections and is silent where TLS should begin is not called any more either', async () => {
+  let connections = 0
+  const server = createTcpServer((socket) => {
+    connections++
+    socket.on('error', () => {})
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => void server.close())
+  const stage = await openStage()
+  await stage.listen(`https://127.0.0.1:${(server.address() as AddressInfo).port}/`)
+  stage.dispatch({ callMsMax: 200 })
+  await failOften(stage, FAILURES_MAX + 1)
+  expect(connections).toBe(FAILURES_MAX)
+  expect((await errors(stage)).filter((error) => error === NOT_CALLED)).toHaveLength(1)
+})
+
 it.each([
   ['answers 500', 500],
   ['hangs', undefined],
