@@ -182,6 +182,7 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
     calls.add(over)
     try {
       const target = await findTarget(delivery.url, rules, over.signal)
+      // Not reached, whatever it is: if one refusal opened breakers and another did not, the log would tell of our network.
       if ('refusal' in target) return notCalled(`not called: ${target.refusal}`)
       return await send(target, signed(delivery, nowMs), { signal: over.signal, onReached, ca })
     } finally {

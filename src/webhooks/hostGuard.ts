@@ -49,7 +49,7 @@ type Known = {
 export const FAILURES_MAX = 5
 /** How long a breaker stays open at first; twice as long each time that a trial has failed. */
 export const OPEN_MS = 1_000
-/** Half of what an endpoint rests that has been failing for long: to one that is alone on its host, every attempt is made. */
+/** Half of what an endpoint rests that has been failing for long: of one that is alone on its host, every attempt is made by then. */
 export const OPEN_MS_MAX = 30_000
 /** It is open for up to this share less, so that nodes and hosts do not try together. */
 const JITTER = 0.25
