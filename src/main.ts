@@ -46,7 +46,7 @@ import { createStopping } from './stopping.ts'
 import { createDirectory } from './tenants/directory.ts'
 import { readTls, TLS_VERSION_MIN, type Tls, type TlsFiles } from './tls/files.ts'
 import { followCertificates } from './tls/reload.ts'
-import { startDispatcher } from './webhooks/dispatcher.ts'
+import { type Dispatcher, startDispatcher } from './webhooks/dispatcher.ts'
 import { openEndpoints } from './webhooks/endpoints.ts'
 import { startPruning } from './webhooks/pruning.ts'
 import { sometimes } from './webhooks/sometimes.ts'
@@ -106,6 +106,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     // Without Redis a cache is true for all nodes only if this is the only one.
     const cache = shared ?? (config.shardUrls.length === 0 ? createMemoryCache() : undefined)
     let balances: Balances | undefined
+    let dispatcher: Dispatcher | undefined
     const metrics = createMetrics({
       version: VERSION,
       queues: () =>
@@ -117,6 +118,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
         ...(redis && balances ? { redis: stateOf(balances.counters.breakerState) } : {}),
         ...(queue.breaker === undefined ? {} : { kafka: stateOf(queue.breaker) }),
       }),
+      unreachableHosts: () => dispatcher?.unreachableHosts(),
     })
     const feed = openFeed(redis && { ...redis, channel: `${prefix}news` }, () => router.shards, trouble)
     const open = (url: string, number: number) =>
@@ -198,11 +200,12 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     stopping.add('answers', 'pruning of webhooks', startPruning(consuming, onWebhookTrouble))
     // Who leaves webhooks to others does not call their receivers either.
     if (config.consumers.includes('webhooks')) {
-      const dispatcher = startDispatcher({
+      const started = startDispatcher({
         ...{ url: firstUrl, rules, onTrouble: onWebhookTrouble },
         onDelivered: metrics.webhookDelivery,
       })
-      stopping.add('answers', 'webhooks', () => dispatcher.stop())
+      dispatcher = started
+      stopping.add('answers', 'webhooks', () => started.stop())
     }
 
     const groups = [

@@ -53,6 +53,8 @@ export type MetricsSources = {
   cache: () => BalanceCounters | undefined
   /** By what they guard. */
   breakers: () => Readonly<Record<string, BreakerState>>
+  /** Hosts of webhooks that this node does not call now; `undefined` if it calls none at all. */
+  unreachableHosts: () => number | undefined
 }
 
 const CALL_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
@@ -82,7 +84,7 @@ const SHED: Partial<Record<ErrorCode, string>> = {
 }
 
 /** Sets up all figures, in a registry of their own. */
-export function createMetrics({ version, queues, pools, cache, breakers }: MetricsSources): Metrics {
+export function createMetrics({ version, queues, pools, cache, breakers, unreachableHosts }: MetricsSources): Metrics {
   const registry = new Registry(Registry.OPENMETRICS_CONTENT_TYPE)
   const registers = [registry]
   const counter = <L extends string = never>(name: string, help: string, ...labelNames: L[]) =>
@@ -99,7 +101,9 @@ export function createMetrics({ version, queues, pools, cache, breakers }: Metri
     new Gauge<L>({
       ...{ name: `zerosum_${name}`, help, labelNames, registers },
       collect() {
-        this.reset()
+        // To reset one without labels would make it 0.
+        if (labelNames.length === 0) this.remove()
+        else this.reset()
         for (const [labels, value] of rows()) (this as Gauge<string>).set(labels, value)
       },
     })
@@ -157,6 +161,10 @@ export function createMetrics({ version, queues, pools, cache, breakers }: Metri
   asked('breaker_state', '0 closed, all is well; 1 half open; 2 open, nothing is sent there.', ['dependency'], () =>
     Object.entries(breakers()).map(([dependency, state]) => [{ dependency }, state]),
   )
+  asked('webhook_hosts_unreachable', 'Hosts that could not be reached lately and are not called now.', [], () => {
+    const count = unreachableHosts()
+    return count === undefined ? [] : [[{}, count]]
+  })
 
   const blocks = counter('blocks', 'Blocks that this node wrote.', 'shard')
   const blockRequests = new Histogram({

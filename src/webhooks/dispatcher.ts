@@ -3,13 +3,14 @@ import { SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import { formatId } from '../core/ids.ts'
 import { inSpans } from '../observe/spans.ts'
 import { connect } from '../postgres/connect.ts'
+import { createHostGuard } from './hostGuard.ts'
 import { judge, type Verdict } from './schedule.ts'
 import { type Reply, send } from './send.ts'
 import { sign } from './signature.ts'
 import { countPending } from './sql/backlogs.ts'
 import { giveBack, recordAttempt } from './sql/recordAttempt.ts'
 import { type Pace, type Taken, takeDue } from './sql/takeDue.ts'
-import { findTarget, type TargetRules } from './target.ts'
+import { findTarget, readUrl, type TargetRules } from './target.ts'
 
 /**
  * Delivers what is due, on every node at once. Each round takes as many deliveries as there is room for and makes them; what came of
@@ -21,6 +22,8 @@ import { findTarget, type TargetRules } from './target.ts'
 export type Dispatcher = {
   /** How many deliveries wait, for all endpoints of the installation together; no more than `PENDING_SHOWN_MAX` are counted. */
   pending(): Promise<number>
+  /** How many hosts, of each tenant by itself, this node does not call now, because it could not reach them lately. */
+  unreachableHosts(): number
   /** Takes nothing more; waits a little for what is under way, then gives it back. */
   stop(): Promise<void>
 }
@@ -72,6 +75,7 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
   const { rules, onTrouble, onDelivered, clockMs = Date.now, ca } = options
   const { intervalMs = INTERVAL_MS, callMsMax = CALL_MS_MAX, slowMs = SLOW_MS } = options
   const sql = connect(options.url, { max: CONNECTIONS, name: 'zerosum webhooks', answerMsMax: ANSWER_MS_MAX })
+  const hosts = createHostGuard({ reachMsMax: callMsMax })
   const stopping = new AbortController()
   /** Each ends a call that is under way. */
   const calls = new Set<AbortController>()
@@ -158,15 +162,29 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
     onDelivered?.(attempt.verdict.kind)
   }
 
-  /** Looks the endpoint's addresses up and calls it, all of it in the time that one call has. */
+  /**
+   * Calls the endpoint, unless its host could not be reached lately. Host, scheme and port make an origin: nothing else decides whether a
+   * connection comes about. Each tenant has breakers of its own: none can put off another's deliveries, by whatever it does to a host
+   * that both name (one that turns us away after too many connections), or learn that somebody else names it.
+   */
   async function call(delivery: Taken, nowMs: number): Promise<Reply> {
+    const read = readUrl(delivery.url, rules)
+    if ('refusal' in read) return notCalled(`not called: ${read.refusal}`)
+    const host = `${delivery.tenantId} ${read.url.origin}`
+    const reply = await hosts.run(host, (onReached) => callNow(delivery, nowMs, onReached))
+    return 'error' in reply ? reply : { ...notCalled('not called: its host could not be reached lately'), ...reply }
+  }
+
+  /** Looks the endpoint's addresses up and calls it, all of it in the time that one call has. */
+  async function callNow(delivery: Taken, nowMs: number, onReached: () => void): Promise<Reply> {
     const over = new AbortController()
     const timer = setTimeout(() => over.abort(), callMsMax)
     calls.add(over)
     try {
       const target = await findTarget(delivery.url, rules, over.signal)
+      // Not reached, whatever it is: if one refusal opened breakers and another did not, the log would tell of our network.
       if ('refusal' in target) return notCalled(`not called: ${target.refusal}`)
-      return await send(target, signed(delivery, nowMs), over.signal, ca)
+      return await send(target, signed(delivery, nowMs), { signal: over.signal, onReached, ca })
     } finally {
       clearTimeout(timer)
       calls.delete(over)
@@ -209,6 +227,7 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
   const looping = loop()
   return {
     pending: () => countPending(sql, PENDING_SHOWN_MAX),
+    unreachableHosts: () => hosts.unreachable,
     async stop() {
       stopping.abort()
       await looping

@@ -29,6 +29,8 @@ export type Answer = {
   readonly status: number | null
   /** The header, if there was one. */
   readonly retryAfter: string | null
+  /** If nobody was asked, because the host could not be reached lately: how long that will be so. */
+  readonly putOffMs?: number
 }
 
 /** What is to be done now. */
@@ -45,10 +47,11 @@ export type Verdict =
  * @param nowMs milliseconds since 1970
  * @param chance 0 to 1
  */
-export function judge({ status, retryAfter }: Answer, tries: number, nowMs: number, chance: number): Verdict {
+export function judge({ status, retryAfter, putOffMs }: Answer, tries: number, nowMs: number, chance: number): Verdict {
   if (status !== null && status >= 200 && status <= 299) return { kind: 'delivered' }
   if (status === 410) return { kind: 'gone' }
-  const restMs = status === 429 || status === 503 ? retryAfterMs(retryAfter, nowMs) : null
+  const askedMs = status === 429 || status === 503 ? retryAfterMs(retryAfter, nowMs) : null
+  const restMs = putOffMs === undefined ? askedMs : putOffMs * (1 + JITTER * chance)
   const restUntilMs = restMs === null ? null : nowMs + restMs
   const delayMs = DELAYS_MS[tries - 1]
   if (delayMs === undefined) return { kind: 'dead', restUntilMs }

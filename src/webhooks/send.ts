@@ -12,6 +12,17 @@ export type Reply = {
   readonly error: string | null
   /** The first characters of the answer's body. */
   readonly response: string | null
+  /** Only if the call was not made, because its host could not be reached lately: for so long it will not be called. */
+  readonly putOffMs?: number
+}
+
+export type SendOptions = {
+  /** Ends the call; what was answered until then counts. */
+  readonly signal: AbortSignal
+  /** Told when there is a connection over which the call can be made: for `https:` one with a certificate that is right. */
+  readonly onReached?: () => void
+  /** Certificates to trust instead of the usual ones, for tests. */
+  readonly ca?: string | undefined
 }
 
 /** So much of an answer is read. */
@@ -22,14 +33,11 @@ const CONNECTING = { autoSelectFamily: true, autoSelectFamilyAttemptTimeout: 2_0
 
 /**
  * Posts once, to one of the addresses of the target, over a connection of its own. Redirects are not followed. Never rejects.
- * @param signal ends the call; what was answered until then counts
- * @param ca certificates to trust instead of the usual ones, for tests
  */
 export function send(
   { url, addresses }: Target,
   { headers, body }: { headers: Record<string, string>; body: string },
-  signal: AbortSignal,
-  ca?: string,
+  { signal, onReached = () => {}, ca }: SendOptions,
 ): Promise<Reply> {
   const { request } = url.protocol === 'https:' ? https : http
   return new Promise((resolve) => {
@@ -54,6 +62,7 @@ export function send(
       resolve({ status: null, retryAfter: null, error, response: null })
       call.destroy()
     }
+    call.on('socket', (socket) => socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', onReached))
     call.on('error', (error) => fail(signal.aborted ? 'there was no answer in time' : nameOf(error)))
     call.on('close', () => fail('the connection was closed without an answer'))
     call.on('response', (response) => {

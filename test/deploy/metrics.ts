@@ -74,6 +74,7 @@ export const METRICS: readonly Metric[] = [
     about: 9,
   },
   { name: 'zerosum_webhook_pending', type: 'gauge', about: 40 },
+  { name: 'zerosum_webhook_hosts_unreachable', type: 'gauge', about: 2 },
   {
     ...{ name: 'zerosum_shed_total', type: 'counter' },
     labels: { reason: ['tenant_rate', 'queue', 'event_loop', 'streams'] },

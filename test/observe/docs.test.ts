@@ -8,6 +8,7 @@ it('docs/operations/observability.md lists the metrics that there are', async ()
   const documented = [...page.matchAll(/^\| `(zerosum_\w+)` \|/gm)].map(([, name]) => name)
   const metrics = createMetrics({
     ...{ version: '1', queues: () => [], pools: () => [], cache: () => undefined, breakers: () => ({}) },
+    unreachableHosts: () => undefined,
   })
   const families = parseOpenMetrics((await metrics.exposition('application/openmetrics-text')).text)
   const names = [...families.values()]

@@ -23,6 +23,7 @@ async function openStage(): Promise<Stage> {
     pools: poolUse,
     cache: () => undefined,
     breakers: () => ({ redis: 2 }),
+    unreachableHosts: () => unreachableHosts,
   })
   const url = await migratedDatabase()
   api = await openApi({
@@ -35,6 +36,9 @@ async function openStage(): Promise<Stage> {
     parseOpenMetrics((await app.inject({ url: '/metrics', headers: { accept: OPENMETRICS } })).payload)
   return { api, metrics, scrape }
 }
+
+/** As the node would say. */
+let unreachableHosts: number | undefined = 3
 
 const queueOf = ({ depth, oldestMs }: { depth: number; oldestMs: number }) => ({ depth, oldestMs })
 
@@ -172,6 +176,7 @@ describe('metrics', () => {
     expect(figureOf(known, 'zerosum_consumer_lag_seconds', { group: 'cache', shard: '1' })).toBe(7)
     expect(figureOf(known, 'zerosum_consumer_lag_messages', { group: 'webhooks' })).toBe(8)
     expect(figureOf(known, 'zerosum_webhook_pending')).toBe(0)
+    expect(figureOf(known, 'zerosum_webhook_hosts_unreachable')).toBe(3)
     expect(figureOf(known, 'zerosum_ledger_imbalance')).toBeUndefined()
     metrics.shard(1, undefined)
     metrics.lag({
@@ -182,11 +187,13 @@ describe('metrics', () => {
       ],
     })
     metrics.webhooksPending(undefined)
+    unreachableHosts = undefined
     const unknown = await stage.scrape()
     expect(figureOf(unknown, 'zerosum_shard_up', { shard: '1' })).toBe(0)
     for (const name of [
       ...['sagas_in_flight', 'saga_oldest_age_seconds', 'replica_lag_seconds', 'relay_lag_blocks', 'relay_lag_seconds'],
       ...['consumer_lag_blocks', 'consumer_lag_seconds', 'consumer_lag_messages', 'webhook_pending'],
+      'webhook_hosts_unreachable',
     ]) {
       expect(unknown.get(`zerosum_${name}`)?.samples, name).toEqual([])
     }
@@ -195,6 +202,7 @@ describe('metrics', () => {
   it('tell how long the oldest request has waited to be posted', async () => {
     const waiting = createMetrics({
       ...{ version: '1', pools: () => [], cache: () => undefined, breakers: () => ({}) },
+      unreachableHosts: () => undefined,
       queues: () => [{ shard: 3, depth: 2, oldestMs: 1_500 }],
     })
     const families = parseOpenMetrics((await waiting.exposition(OPENMETRICS)).text)

@@ -288,6 +288,7 @@ describe('a node', () => {
     expect(figureOf(last, 'zerosum_breaker_state', { dependency: 'redis' })).toBeGreaterThan(0)
     expect(figureOf(last, 'zerosum_webhook_deliveries_total', { outcome: 'retry' })).toBeGreaterThan(0)
     expect(figureOf(last, 'zerosum_webhook_pending')).toBeGreaterThan(0)
+    expect(figureOf(last, 'zerosum_webhook_hosts_unreachable')).toBe(0)
     expect(figureOf(last, 'zerosum_audit_last_timestamp_seconds')).toBeGreaterThan(1.7e9)
     expect(figureOf(last, 'zerosum_event_loop_utilization_ratio')).toBeGreaterThan(0)
     const used = figureOf(last, 'nodejs_heap_size_used_bytes') ?? 0

@@ -75,3 +75,17 @@ describe('Retry-After', () => {
     expect(judge(answer(500, '60'), 1, NOW, 0)).toMatchObject({ restUntilMs: null })
   })
 })
+
+describe('an attempt that was not made, because the host could not be reached lately,', () => {
+  const notMade = { ...answer(null), putOffMs: 10_000 }
+
+  it('counts as any other, and the endpoint rests until the host may be called, a little longer by chance', () => {
+    expect(judge(notMade, 1, NOW, 0)).toEqual({ kind: 'retry', atMs: NOW + 10_000, restUntilMs: NOW + 10_000 })
+    expect(judge(notMade, 1, NOW, 1)).toEqual({ kind: 'retry', atMs: NOW + 12_000, restUntilMs: NOW + 12_000 })
+    expect(judge(notMade, 2, NOW, 0)).toEqual({ kind: 'retry', atMs: NOW + 300_000, restUntilMs: NOW + 10_000 })
+  })
+
+  it('is the last one when it is the tenth', () => {
+    expect(judge(notMade, 10, NOW, 0)).toEqual({ kind: 'dead', restUntilMs: NOW + 10_000 })
+  })
+})

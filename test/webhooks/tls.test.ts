@@ -27,9 +27,13 @@ async function openServer(name: string) {
   return { ca: authority.cert, asked, port: (server.address() as AddressInfo).port }
 }
 
-function call(port: number, ca?: string) {
+function call(port: number, ca?: string, onReached?: () => void) {
   const target = { url: new URL(`https://${NAME}:${port}/`), addresses: ['127.0.0.1'] }
-  return send(target, { headers: {}, body: '{}' }, AbortSignal.timeout(10_000), ca)
+  return send(
+    target,
+    { headers: {}, body: '{}' },
+    { signal: AbortSignal.timeout(10_000), ca, ...(onReached && { onReached }) },
+  )
 }
 
 it('the certificate must be for the name of the endpoint, whatever address it was found at', async () => {
@@ -50,4 +54,12 @@ it('a certificate that nobody trusts is refused', async () => {
   const error = 'the certificate or TLS is not right (UNABLE_TO_VERIFY_LEAF_SIGNATURE)'
   expect(await call(server.port)).toMatchObject({ status: null, error })
   expect(server.asked).toEqual([])
+})
+
+it('a host is reached when its certificate was found right, not before', async () => {
+  const [right, wrong] = [await openServer(NAME), await openServer('other.example.com')]
+  const reached: string[] = []
+  await call(wrong.port, wrong.ca, () => reached.push('wrong'))
+  await call(right.port, right.ca, () => reached.push('right'))
+  expect(reached).toEqual(['right'])
 })

@@ -35,6 +35,8 @@ export async function recordAttempt(sql: Sql, attempt: Attempt, nowUs: number): 
   const restMs = kind === 'retry' || kind === 'dead' ? verdict.restUntilMs : null
   const restUntilUs = restMs === null ? 0 : Math.round(restMs * 1000)
   const hasFailed = kind !== 'delivered'
+  // What was not tried tells neither how quick an endpoint is, nor that it should be given up.
+  const isTried = reply.putOffMs === undefined
   const [row] = await sql<{ settled: boolean }[]>`
     WITH settled AS (
       UPDATE webhook_deliveries
@@ -55,11 +57,13 @@ export async function recordAttempt(sql: Sql, attempt: Attempt, nowUs: number): 
         resting_until_us = CASE WHEN ${hasFailed} THEN greatest(resting_until_us, ${restUntilUs}, ${nowUs} +
           least(${REST_US_MAX}, (${nowUs} - coalesce(failing_since_us, ${nowUs})) / ${REST_PART})) ELSE resting_until_us END,
         disabled_us = coalesce(disabled_us, CASE
-          WHEN ${kind} = 'gone' OR ${hasFailed} AND failing_since_us <= ${nowUs - FAILING_US_MAX} THEN ${nowUs}::int8 END),
+          WHEN ${kind} = 'gone' OR ${hasFailed && isTried} AND failing_since_us <= ${nowUs - FAILING_US_MAX}
+          THEN ${nowUs}::int8 END),
         disabled_reason = coalesce(disabled_reason, CASE
           WHEN ${kind} = 'gone' THEN 'gone'
-          WHEN ${hasFailed} AND failing_since_us <= ${nowUs - FAILING_US_MAX} THEN 'failing' END),
+          WHEN ${hasFailed && isTried} AND failing_since_us <= ${nowUs - FAILING_US_MAX} THEN 'failing' END),
         slow_until_us = CASE
+          WHEN ${!isTried} THEN slow_until_us
           WHEN ${isSlow} THEN ${nowUs + SLOW_US}
           WHEN slow_until_us > ${nowUs} THEN slow_until_us ELSE 0 END
       WHERE id = (SELECT endpoint_id FROM settled)
