@@ -29,7 +29,7 @@ async function openServer(name: string) {
 
 function call(port: number, ca?: string) {
   const target = { url: new URL(`https://${NAME}:${port}/`), addresses: ['127.0.0.1'] }
-  return send(target, { headers: {}, body: '{}' }, AbortSignal.timeout(10_000), ca)
+  return send(target, { headers: {}, body: '{}' }, AbortSignal.timeout(60_000), ca)
 }
 
 it('the certificate must be for the name of the endpoint, whatever address it was found at', async () => {
