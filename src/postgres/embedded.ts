@@ -34,6 +34,9 @@ export class DirectoryInUse extends Error {}
 
 const run = promisify(execFile)
 const START_SECONDS_MAX = 60
+/** A port that was found free may be somebody else's when the server comes to listen on it. */
+const PORT_TRIES_MAX = 5
+const PORT_TAKEN = /Address already in use/
 
 /** Tuned for a small machine. Durability settings are PostgreSQL's own: fsync and synchronous_commit stay on. */
 const SETTINGS = {
@@ -54,12 +57,14 @@ type Command = (tool: 'initdb' | 'pg_ctl', args: string[]) => Promise<void>
  * Starts the server that lives under `dataDir`; creates it the first time, recovers it after a crash.
  * @param binDir where `initdb`, `pg_ctl` and `postgres` are; by default those of the npm packages
  * @param settings of PostgreSQL, over those it has here (SETTINGS), until it is stopped; values without quotes
+ * @param findPort says on which port of the loopback; asked again if that one is taken
  * @throws if another live process uses the directory, or the server does not come up (the message says where its log is)
  */
 export async function startEmbedded(
   dataDir: string,
   binDir = packagedBinaries(),
   settings: Readonly<Record<string, string>> = {},
+  findPort = freePort,
 ): Promise<EmbeddedServer> {
   const root = resolve(dataDir)
   await mkdir(root, { recursive: true })
@@ -74,16 +79,13 @@ export async function startEmbedded(
     await createCluster(root, cluster, command)
     // A server that outlived the program which started it: its clients are gone, so it is stopped and started anew.
     await command('pg_ctl', ['stop', '-D', cluster, '-m', 'fast', '-w', '-t', `${START_SECONDS_MAX}`]).catch(() => {})
-    const port = await freePort()
-    const given = { ...SETTINGS, ...settings, port: `${port}` }
-    const flags = Object.entries(given).map(([name, value]) => `-c ${name}='${value}'`)
-    await command('pg_ctl', [
-      ...['start', '-D', cluster, '-l', log, '-w', '-t', `${START_SECONDS_MAX}`, '-o', flags.join(' ')],
-    ]).catch(async (error: Error) => {
-      const lines = (await readFile(log, 'utf8').catch(() => '')).trim().split('\n').slice(-5).join('\n')
-      throw new Error(`the embedded PostgreSQL did not start (${error.message}); the end of ${log}:\n${lines}`)
-    })
-
+    const start = async (port: number) => {
+      const given = { ...SETTINGS, ...settings, port: `${port}` }
+      const flags = Object.entries(given).map(([name, value]) => `-c ${name}='${value}'`)
+      const wait = ['-w', '-t', `${START_SECONDS_MAX}`]
+      await command('pg_ctl', ['start', '-D', cluster, '-l', log, ...wait, '-o', flags.join(' ')])
+    }
+    const port = await startOnPort(start, log, findPort)
     const url = urlOf(password, port)
     return {
       url,
@@ -300,6 +302,28 @@ async function createDatabase(adminUrl: string, name: string): Promise<void> {
     if (!existing) await sql`CREATE DATABASE ${sql(name)}`
   } finally {
     await sql.end()
+  }
+}
+
+/** @returns the port that it was started on */
+async function startOnPort(
+  start: (port: number) => Promise<void>,
+  log: string,
+  findPort: () => Promise<number>,
+): Promise<number> {
+  for (let tries = 1; ; tries++) {
+    const { size } = await stat(log)
+    const port = await findPort()
+    try {
+      await start(port)
+      return port
+    } catch (error) {
+      const said = (await readFile(log).catch(() => Buffer.alloc(0))).subarray(size).toString('utf8')
+      if (tries < PORT_TRIES_MAX && PORT_TAKEN.test(said)) continue
+      const lines = said.trim().split('\n').slice(-5).join('\n')
+      const why = error instanceof Error ? error.message : error
+      throw new Error(`the embedded PostgreSQL did not start (${why}); the end of ${log}:\n${lines}`)
+    }
   }
 }
 

@@ -140,6 +140,7 @@ export function queueContract(open: () => RequestQueue): void {
   test('what is set aside is listed with its reason, comes no more, and comes again once it is revived', async () => {
     const queue = opened()
     const [bad, worse, good] = [queued(), queued(), queued()]
+    const beganMs = Date.now()
     const isDead = { now: true }
     const { texts } = worker(queue, ({ text }) =>
       isDead.now && [bad.text, worse.text].includes(text)
@@ -157,7 +158,8 @@ export function queueContract(open: () => RequestQueue): void {
     const [letter] = (await mine()).filter((one) => one.name === name)
     expect(letter).toMatchObject({ name, text: bad.text, reason: `no: ß ${bad.text.length}`, attempts: 1 })
     expect(letter?.origin).toMatch(/\w/)
-    expect(Math.abs(Date.now() - (letter?.deadMs ?? 0))).toBeLessThan(60_000)
+    expect(letter?.deadMs).toBeGreaterThan(beganMs - 1_000)
+    expect(letter?.deadMs).toBeLessThan(Date.now() + 1_000)
     expect(await queue.dead(1)).toHaveLength(1)
     const before = texts().length
     isDead.now = false
@@ -205,14 +207,19 @@ export function queueContract(open: () => RequestQueue): void {
         SECONDS,
       )
     }
-    expect(await queue.waiting()).toBeGreaterThanOrEqual(slow.length)
+    await until(
+      async () => (await queue.waiting()) >= slow.length,
+      () => 'they are not put off',
+      SECONDS,
+    )
     await queue.add(quick)
     await until(
       () => seen.some(({ text, attempts }) => text === quick.text && attempts === 1),
       () => 'it was held up',
       SECONDS,
     )
-    expect(seen.filter(({ text }) => slowTexts.has(text))).toHaveLength(slow.length)
+    // What was not recorded, on a busy machine, comes once more as it came first.
+    expect(seen.filter(({ text, attempts }) => slowTexts.has(text) && attempts > 0)).toEqual([])
   })
 
   test('the trace of who asked comes with it, also when it was put off', async () => {
@@ -228,11 +235,12 @@ export function queueContract(open: () => RequestQueue): void {
     await queue.add(request)
     const mine = () => seen.filter(({ text }) => text === request.text)
     await until(
-      () => mine().length === 2,
+      () => mine().some(({ attempts }) => attempts === 1),
       () => mine().length,
       SECONDS,
     )
-    expect(mine().map((letter) => letter.traceparent)).toEqual([traceparent, traceparent])
+    expect(mine().length).toBeGreaterThanOrEqual(2)
+    expect(new Set(mine().map((letter) => letter.traceparent))).toEqual(new Set([traceparent]))
   })
 
   test('what is failed at comes again', async () => {
@@ -262,15 +270,14 @@ export function queueContract(open: () => RequestQueue): void {
       return letters.map(() => ({ fate: 'done' }))
     })
     // One after the other, so that they are not one batch.
-    for (let i = 0; i < 40 && pending.length < 3; i++) {
+    for (let count = 1; count <= 3; count++) {
       await queue.add(queued())
-      await new Promise((done) => setTimeout(done, 50))
+      await until(
+        () => pending.length >= count,
+        () => pending.length,
+        SECONDS,
+      )
     }
-    await until(
-      () => pending.length >= 3,
-      () => pending.length,
-      SECONDS,
-    )
     expect(pending.length).toBeLessThanOrEqual(8)
     isOver = true
     for (const done of pending) done()

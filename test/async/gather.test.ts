@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createGather, type GatherOptions } from '../../src/async/gather.ts'
 import { type Queued, QueueSaturated, QueueUnavailable } from '../../src/async/requestQueue.ts'
 
@@ -80,12 +80,14 @@ describe('what is gathered', () => {
   })
 
   test('that has waited for too long is told so, and not written any more', async () => {
+    vi.useFakeTimers({ toFake: ['Date'] })
+    onTestFinished(() => void vi.useRealTimers())
     const { add, begun, writes } = stage({ waitMsMax: 40 })
     const first = add(request(1))
     const one = await begun(1)
     const late = add(request(2))
     late.catch(() => {})
-    await new Promise((done) => setTimeout(done, 80))
+    vi.setSystemTime(Date.now() + 80)
     const inTime = add(request(3))
     one.end()
     await first

@@ -130,7 +130,7 @@ test('what is of one payer is decided in the order in which it was accepted, wha
       wallets.flat().map((wallet) => [wallet, requests.flatMap(({ scope, key }) => (scope === wallet ? key : []))]),
     )
   expect(keysOf(decided)).toEqual(keysOf(accepted))
-}, 60_000)
+})
 
 test('what waits for a wallet that is moving goes on in order, and what comes later goes behind it', async () => {
   const random = seededRandom(seedFor('moving'))
@@ -150,31 +150,27 @@ test('what waits for a wallet that is moving goes on in order, and what comes la
   const keysOf = (requests: readonly Request[], wallet: string) =>
     requests.flatMap(({ scope, key }) => (scope === wallet ? key : []))
   for (const wallet of [here, there]) expect(keysOf(decided, wallet)).toEqual(keysOf(accepted, wallet))
-}, 30_000)
+})
 
 test.each([
   ['the shard of a payee is asked', 'ask'],
   ['a payee moves', 'move'],
-] as const)(
-  'while %s, what is behind of the same payer waits, and that of others does not',
-  async (_, why) => {
-    const { decided, turnedBack, moving, strange, peers, topUp, pay, settle } = stage(seededRandom(seedFor('payee')))
-    const [tenant = ''] = TENANTS
-    const [payer, payee, other] = [newId(1), newId(2), newId(3)]
-    if (why === 'move') moving.add(payee)
-    else strange.add(payee)
-    peers.areSilent = true
-    const [first, second, third] = [pay(tenant, payer, payee), topUp(tenant, payer), pay(tenant, payer, other)]
-    const settling = [settle([first])]
-    await until(() => turnedBack.length > 0)
-    settling.push(settle([second, third, topUp(tenant, other)]))
-    await until(() => decided.some(({ scope }) => scope === other))
-    const ofPayer = () => decided.flatMap(({ scope, key }) => (scope === payer ? key : []))
-    expect(ofPayer()).toEqual([])
-    moving.clear()
-    peers.areSilent = false
-    expect((await Promise.all(settling)).flat().map(({ fate }) => fate)).toEqual(['done', 'done', 'done', 'done'])
-    expect(ofPayer()).toEqual([first.key, second.key, third.key])
-  },
-  30_000,
-)
+] as const)('while %s, what is behind of the same payer waits, and that of others does not', async (_, why) => {
+  const { decided, turnedBack, moving, strange, peers, topUp, pay, settle } = stage(seededRandom(seedFor('payee')))
+  const [tenant = ''] = TENANTS
+  const [payer, payee, other] = [newId(1), newId(2), newId(3)]
+  if (why === 'move') moving.add(payee)
+  else strange.add(payee)
+  peers.areSilent = true
+  const [first, second, third] = [pay(tenant, payer, payee), topUp(tenant, payer), pay(tenant, payer, other)]
+  const settling = [settle([first])]
+  await until(() => turnedBack.length > 0)
+  settling.push(settle([second, third, topUp(tenant, other)]))
+  await until(() => decided.some(({ scope }) => scope === other))
+  const ofPayer = () => decided.flatMap(({ scope, key }) => (scope === payer ? key : []))
+  expect(ofPayer()).toEqual([])
+  moving.clear()
+  peers.areSilent = false
+  expect((await Promise.all(settling)).flat().map(({ fate }) => fate)).toEqual(['done', 'done', 'done', 'done'])
+  expect(ofPayer()).toEqual([first.key, second.key, third.key])
+})

@@ -11,11 +11,10 @@ import type { NodeSettings } from './stage.ts'
 
 /** The bus of a node. */
 export function busOf({ urls, brokers }: NodeSettings, onTrouble: (error: unknown) => void = () => {}): Bus {
-  if (brokers) return createKafkaBus({ brokers, partitions: 4, sessionMs: 6_000, onTrouble })
+  if (brokers) return createKafkaBus({ brokers, partitions: 4, onTrouble })
   return createEmbeddedBus({
     shards: () => urls.map((_, shard) => shard),
     urlOf: (shard) => urls[shard],
-    leaseMs: 1_500,
     onTrouble,
   })
 }

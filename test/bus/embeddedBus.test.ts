@@ -24,7 +24,6 @@ test('a group can be sent back to a block, and takes all from there on again', a
   const bus = createEmbeddedBus({
     shards: () => [0, 1],
     urlOf: (shard) => urls[shard],
-    leaseMs: 1_500,
     onTrouble: () => {},
   })
   onTestFinished(() => bus.close())

@@ -42,5 +42,5 @@ describeWith('kafka', 'a member of a group', () => {
     await kafka.broker(0).restart()
     await until(() => tries === 2)
     expect(tries).toBe(2)
-  }, 120_000)
+  }, 300_000)
 })

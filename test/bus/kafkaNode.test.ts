@@ -52,5 +52,5 @@ describeWith('kafka', 'a node with Kafka', () => {
     onTestFinished(() => node.kill())
     await until(() => node.output().includes('events could not be passed on'))
     expect(await node.stop()).toBe(0)
-  }, 120_000)
+  }, 240_000)
 })

@@ -28,19 +28,19 @@ describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
     for (const clean of cleaners) await clean()
   }, 60_000)
 
-  /** Sends one event; rejects as the publisher does. */
-  async function publish(security: KafkaSecurity, number: number): Promise<void> {
-    await publishAll(security, [madeUpEntry(number)])
+  /** Sends one event; rejects as the publisher does, or after so long. */
+  async function publish(security: KafkaSecurity, number: number, msMax = 60_000): Promise<void> {
+    await publishAll(security, [madeUpEntry(number)], msMax)
   }
 
-  async function publishAll(security: KafkaSecurity, events: readonly LedgerEvent[]): Promise<void> {
+  async function publishAll(security: KafkaSecurity, events: readonly LedgerEvent[], msMax: number): Promise<void> {
     const bus = createKafkaBus({ brokers: kafka.brokers, security, partitions: 1, onTrouble: () => {} })
     const publisher = bus.openPublisher()
     onTestFinished(async () => {
       await publisher.close()
       await bus.close()
     })
-    await publisher.publish(events, AbortSignal.timeout(30_000))
+    await publisher.publish(events, AbortSignal.timeout(msMax))
   }
 
   test.each(SASL_MECHANISMS)('events go there and come back, with %s', async (mechanism) => {
@@ -72,7 +72,7 @@ describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
     ['nobody', { tls: right.tls }],
     ['plain text', { sasl }],
   ])('nothing is sent with %s', async (_, security) => {
-    await expect(publish(security, 1)).rejects.toThrow()
+    await expect(publish(security, 1, 30_000)).rejects.toThrow()
   })
 
   test('messages that are no events are told of, counted and left out; what comes after them is handled', async () => {
@@ -102,7 +102,7 @@ describeWith('kafka', 'the bus on a Kafka with TLS and log-in', () => {
       { ...head, data, tenant: 'nobody' },
       { ...head, data, type: 'zerosum.transaction.v1' },
     ]
-    await publishAll(right, bad)
+    await publishAll(right, bad, 60_000)
     await publish(right, 201)
 
     const troubles: string[] = []

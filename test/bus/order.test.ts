@@ -76,7 +76,6 @@ describe('the entries of a wallet that moved come in order', () => {
     const relay = startRelay({
       shards: () => urls.map((_, shard) => shard),
       urlOf: (shard) => urls[shard],
-      leaseMs: 1_500,
       onTrouble: () => {},
       openPublisher: () => ({
         async publish(events) {

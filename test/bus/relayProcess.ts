@@ -17,7 +17,6 @@ export function relayOf({ urls, brokers }: Required<NodeSettings>, wrap = (publi
   return startRelay({
     shards: () => urls.map((_, shard) => shard),
     urlOf: (shard) => urls[shard],
-    leaseMs: 1_500,
     openPublisher: () => wrap(bus.openPublisher()),
     onTrouble: () => {},
   })

@@ -14,10 +14,12 @@ export type Stage = {
   openBus(): Bus
   /** What a process of its own needs to be such a node. */
   readonly node: NodeSettings
-  /** Moves some money, within shards and between them. */
+  /** Moves some money, within shards and between them; ends when nothing of it is under way any more. */
   live(count: number): Promise<void>
   close(): Promise<void>
 }
+
+const WAIT_SECONDS = 90
 
 export type NodeSettings = { readonly urls: readonly string[]; readonly brokers?: readonly string[] }
 
@@ -40,9 +42,25 @@ export async function openLedgerStage(): Promise<Pick<Stage, 'api' | 'urls' | 'l
           else await api.alpha.pay(from, to, 1 + i)
         }),
       )
+      await untilSagasOver(urls)
     },
     close: () => api.close(),
   }
+}
+
+/** Waits until no saga is under way: as long as one is, there are events to come, also of what was answered as pending. */
+export async function untilSagasOver(urls: readonly string[]): Promise<void> {
+  await until(
+    async () => (await Promise.all(urls.map(sagasInFlight))).every((count) => count === 0),
+    () => 'sagas are under way',
+  )
+}
+
+async function sagasInFlight(url: string): Promise<number> {
+  const sql = connect(url, { max: 1, name: 'test' })
+  const [row] = await sql<{ count: bigint }[]>`SELECT count(*) FROM sagas_in_flight`
+  await sql.end()
+  return Number(row?.count)
 }
 
 /** All events that there are, shard by shard, in order. */
@@ -77,21 +95,21 @@ export function byKey(events: readonly LedgerEvent[]): Record<string, string[]> 
   return keys
 }
 
-/** Waits until something is so. @throws after so many seconds, with what `tell` says */
+/** Waits until something is so. @throws after so many seconds, which are many: machines are busy. It says what `tell` says */
 export async function until(
   isSo: () => boolean | Promise<boolean>,
   tell: () => unknown = () => '',
-  seconds = 45,
+  seconds = WAIT_SECONDS,
 ): Promise<void> {
   const deadlineMs = Date.now() + seconds * 1000
   while (!(await isSo())) {
-    if (Date.now() > deadlineMs) throw new Error(`waited in vain: ${tell()}`)
+    if (Date.now() > deadlineMs) throw new Error(`waited in vain: ${await tell()}`)
     await sleep(20)
   }
 }
 
 /** Waits until all events of the ledger are among these. @returns those */
-export async function untilAll(urls: readonly string[], received: readonly LedgerEvent[], seconds = 45) {
+export async function untilAll(urls: readonly string[], received: readonly LedgerEvent[], seconds = WAIT_SECONDS) {
   const all = await allEvents(urls)
   const isThere = () => {
     const ids = new Set(received.map(({ id }) => id))

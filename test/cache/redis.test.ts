@@ -5,7 +5,7 @@ import { CacheSilent, createRedisCache, type RedisCacheOptions } from '../../src
 import { type RedisServer, startRedis } from '../services/redis.ts'
 import { balanceAt, describeCache, missing } from './contract.ts'
 import { openStore, type Store } from './store.ts'
-import { connected, until } from './wait.ts'
+import { answered, connected, until } from './wait.ts'
 
 let redis: RedisServer
 beforeAll(async () => {
@@ -134,14 +134,14 @@ describe('without its Redis, the cache', () => {
     const cache = createRedisCache({ url: server.url, answerMsMax: 100 })
     onTestFinished(() => cache.close())
     await connected(cache)
-    await cache.write([balanceAt(id, 1)])
+    await answered(() => cache.write([balanceAt(id, 1)]))
     server.pause()
     await expect(cache.write([balanceAt(id, 2)])).rejects.toThrow(CacheSilent)
     for (let i = 0; i < 100; i++) await expect(cache.read(id)).rejects.toThrow(/asked before/)
     server.resume()
     await connected(cache)
     // What nobody waited for any more was done all the same, and may be: newer wins.
-    expect(await cache.read(id)).toEqual(balanceAt(id, 2))
+    expect(await answered(() => cache.read(id))).toEqual(balanceAt(id, 2))
   })
 
   it('gives up a connection that stays silent, and finds the server that has taken its place', async () => {

@@ -69,7 +69,7 @@ describeWith('redis', 'a database that was restored from a backup', () => {
     await until(async () => (await shown(third)).source === 'cache')
     expect((await shown(third)).available).toBe('1000')
     await until(() => third.node.output().includes('the cache was emptied'))
-  }, 180_000)
+  }, 300_000)
 
   test('has a command that brings the rest back to where it is', async () => {
     const { redis, settings, backup, second } = await play()
@@ -81,5 +81,5 @@ describeWith('redis', 'a database that was restored from a backup', () => {
     expect(output).toContain('zerosum replay projections')
     expect(await redis.ask('DBSIZE')).toBe('0')
     expect((await startCommand(['cache', 'flush'], settings).ended).output).toContain('0 keys')
-  }, 180_000)
+  }, 300_000)
 })

@@ -21,7 +21,7 @@ describeWith('kafka', 'with Kafka', () => {
       await publisher.close()
       await bus.close()
     })
-    await publisher.publish([madeUpEntry(1)], AbortSignal.timeout(30_000))
+    await publisher.publish([madeUpEntry(1)], AbortSignal.timeout(60_000))
     // It works for none when it begins, so none ever joins.
     let working = ''
     const consumers = startConsumers({
@@ -32,5 +32,5 @@ describeWith('kafka', 'with Kafka', () => {
     expect((await consumers.lag()).groups).toEqual([])
     working = 'a'
     expect((await consumers.lag()).groups).toEqual([{ group: 'a', messages: 1 }])
-  }, 60_000)
+  })
 })

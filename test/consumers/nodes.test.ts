@@ -9,7 +9,7 @@ import { type Balance, type Client, clientOf } from '../support/api.ts'
 import { emptyDatabase } from '../support/database.ts'
 import { type NodeProcess, type NodeSettings, startNode } from '../support/node.ts'
 
-const WAIT_MS_MAX = 30_000
+const WAIT_MS_MAX = 90_000
 
 /** Waits until something is as it should be; fails with how it is if that takes too long. */
 async function eventually<T>(look: () => Promise<T>, isRight: (found: T) => boolean): Promise<T> {

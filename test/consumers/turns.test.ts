@@ -1,14 +1,12 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
 import type { ConsumerGroup } from '../../src/bus/bus.ts'
 import { ENTRIES } from '../../src/bus/events.ts'
 import { createPools } from '../../src/bus/pools.ts'
 import { HANDLER_CONNECTIONS, startConsumers } from '../../src/consumers/consumers.ts'
 import { connect } from '../../src/postgres/connect.ts'
+import { until } from '../bus/stage.ts'
 import { openApi } from '../support/api.ts'
 import { migratedDatabase } from '../support/database.ts'
-
-const WAIT_MS_MAX = 30_000
 
 test('a group whose handlers wait for a lock leaves connections to the others', async () => {
   const moreUrls = [await migratedDatabase(), await migratedDatabase(), await migratedDatabase()]
@@ -56,13 +54,14 @@ test('a group whose handlers wait for a lock leaves connections to the others', 
   })
   // Enough holders that every shard has one.
   await Promise.all(Array.from({ length: 40 }, (_, i) => api.alpha.wallet(5, { holderId: `holder ${i}` })))
-  const deadline = Date.now() + WAIT_MS_MAX
-  while ((handled.size < 4 || waiting.size < 2) && Date.now() < deadline) await sleep(20)
+  await until(
+    () => handled.size >= 4 && waiting.size >= 2,
+    () => `handled on ${[...handled]}, waiting on ${[...waiting]}`,
+  )
   expect([...handled].sort()).toEqual([0, 1, 2, 3])
   // Both wait for the lock, and the other two for them.
   expect(waiting.size).toBe(2)
   release.resolve()
-  while (waiting.size < 4 && Date.now() < deadline) await sleep(20)
-  expect(waiting.size).toBe(4)
+  await until(() => waiting.size === 4)
   expect(troubles).toEqual([])
 })

@@ -7,10 +7,11 @@ import type { Series } from './watch.ts'
 
 /**
  * Always, and what a machine that is busy with other tests may cause by itself: Redis has 50 ms to answer, a POST half a second, and by the fast
- * clock a relay that is a second behind is a minute behind, and the first audit may take a quarter of an hour.
+ * clock a relay that is a second behind is a minute behind, and the first audit may take a quarter of an hour. A scrape has a second, too, and by the
+ * fast clock a node is down when two in a row take longer; one that really is answers no call.
  */
 const NO_MATTER =
-  /^(?:Watchdog|LatencyBudgetBurn|EventLoopLag|HeapNearLimit|CommitSlow|RelayLag ticket|AuditOld|BreakerOpen ticket dependency=redis)\b/
+  /^(?:Watchdog|LatencyBudgetBurn|EventLoopLag|HeapNearLimit|CommitSlow|RelayLag ticket|AuditOld|Down|NodeDown|BreakerOpen ticket dependency=redis)\b/
 /** Their windows are of days and hours, so they tell of a fault long after it: what is left of the month's budget. */
 const LONG = /^(?:ErrorBudgetBurn|LatencyBudgetBurn) \w+ window=(?:6h|3d)$/
 const SECONDS = 90

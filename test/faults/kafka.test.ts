@@ -17,7 +17,7 @@ describeWith(['redis', 'kafka', 'prometheus'], 'Kafka under load', () => {
   beforeAll(async () => {
     stage = await openStage('faults of Kafka', [await migratedDatabase(), await migratedDatabase()])
   }, 240_000)
-  afterAll(() => stage?.close(), 60_000)
+  afterAll(() => stage?.close(), 120_000)
 
   test.each<[string, string[], (stage: Stage) => unknown, (stage: Stage) => unknown]>([
     ['is paused', LATE, ({ kafka }) => kafka.broker(0).pause(), ({ kafka }) => kafka.broker(0).resume()],
@@ -44,7 +44,7 @@ describeWith(['redis', 'kafka', 'prometheus'], 'Kafka under load', () => {
       }
       await fault.firedOnly(ERRORS, BREAKER, ...VERY_LATE)
     },
-    240_000,
+    600_000,
   )
 
   test('when it answers 200 ms late, no client notices, and what is to be posted later is posted', async () => {
@@ -57,7 +57,7 @@ describeWith(['redis', 'kafka', 'prometheus'], 'Kafka under load', () => {
     fault.mended()
     await fault.recovered({})
     await fault.firedOnly()
-  }, 240_000)
+  }, 600_000)
 
-  test('after all of it the books are right, and every event was published', () => expectBooks(stage), 240_000)
+  test('after all of it the books are right, and every event was published', () => expectBooks(stage), 600_000)
 })

@@ -13,7 +13,7 @@ describeWith(['redis', 'kafka', 'prometheus'], 'Redis under load', () => {
   beforeAll(async () => {
     stage = await openStage('faults of Redis', [await migratedDatabase(), await migratedDatabase()])
   }, 240_000)
-  afterAll(() => stage?.close(), 60_000)
+  afterAll(() => stage?.close(), 120_000)
 
   test.each<[string, (stage: Stage) => unknown, (stage: Stage) => unknown]>([
     ['is paused', ({ redis }) => redis.pause(), ({ redis }) => redis.resume()],
@@ -35,8 +35,8 @@ describeWith(['redis', 'kafka', 'prometheus'], 'Redis under load', () => {
       expect(sources).toContain('database')
       await fault.firedOnly(BREAKER)
     },
-    240_000,
+    600_000,
   )
 
-  test('after all of it the books are right, and every event was published', () => expectBooks(stage), 240_000)
+  test('after all of it the books are right, and every event was published', () => expectBooks(stage), 600_000)
 })

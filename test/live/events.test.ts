@@ -157,6 +157,7 @@ describe('a stream', () => {
   test('sends comments while nothing happens', async () => {
     const { node, nodeUrl } = await ownNode({ streams: { heartbeatMs: 20 } })
     const stream = await listen(nodeUrl, node.alpha, await node.alpha.wallet())
+    await stream.untilVersion(0)
     await until(() => (stream.text().match(/^:\n\n/gm) ?? []).length > 2)
     expect(stream.events).toHaveLength(1)
   })

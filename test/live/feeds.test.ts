@@ -90,7 +90,15 @@ describeWith('redis', 'feeds in Redis', () => {
     const feed = createRedisFeed({ url: redis.url })
     onTestFinished(() => feed.close())
     await connected(redis, 1)
-    const id = randomUUID()
+    const [id, other] = [randomUUID(), randomUUID()]
+    // Who begins to listen wakes all. When it has heard something, that is over.
+    let heard = 0
+    const end = feed.watch(other, (version) => version === undefined || heard++)
+    await until(async () => {
+      await redis.ask('PUBLISH', 'zerosum:news', `${other}:1`)
+      return heard > 0
+    })
+    end()
     const woken: (number | undefined)[] = []
     feed.watch(id, (version) => woken.push(version))
     for (const text of ['', id, `${id}:`, `${id}:x`, `${id}:1e3`, '{}', `${id}:1 `.repeat(2_000)]) {

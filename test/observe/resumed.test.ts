@@ -43,7 +43,7 @@ test('a saga that another node takes up goes on in the trace of the request that
   const otel = { OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: `${receiver.url}/v1/traces` }
   const node = await startNode({ databaseUrl: urls.join(','), otel })
   onTestFinished(() => node.kill())
-  await untilOver(urls, 60_000)
+  await untilOver(urls, 120_000)
   expect(await node.stop()).toBe(0)
   const lines = treeOf(receiver.spans, traceId)
   expect(lines.filter((line) => !line.startsWith(' '))).toEqual(['saga transfer'])

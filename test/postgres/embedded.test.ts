@@ -1,10 +1,11 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { access, chown, constants, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, onTestFinished } from 'vitest'
 import { connect, type Sql } from '../../src/postgres/connect.ts'
 import { type EmbeddedServer, startEmbedded } from '../../src/postgres/embedded.ts'
 import { migrate } from '../../src/postgres/migrate.ts'
@@ -130,6 +131,30 @@ describe('an embedded server', () => {
         sql`SELECT current_setting('max_prepared_transactions') AS given, current_setting('wal_compression') AS own`,
     )
     expect(shown[0]).toMatchObject({ given: '7', own: 'pglz' })
+    await server.stop()
+  })
+
+  it('listens on another port when somebody has taken the one that was free, and gives up when all are taken', async () => {
+    const other = createServer().listen(0, '127.0.0.1')
+    onTestFinished(() => void other.close())
+    await once(other, 'listening')
+    const { port: taken } = other.address() as AddressInfo
+    const free = createServer().listen(0, '127.0.0.1')
+    await once(free, 'listening')
+    const { port } = free.address() as AddressInfo
+    free.close()
+    const directory = await freshDirectory()
+    let asked = 0
+    const always = startEmbedded(directory, undefined, {}, async () => {
+      asked += 1
+      return taken
+    })
+    await expect(always).rejects.toThrow(/did not start[\s\S]*Address already in use/)
+    expect(asked).toBe(5)
+    const ports = [taken, port]
+    const server = await startEmbedded(directory, undefined, {}, async () => ports.shift() ?? 0)
+    expect(new URL(urlOf(server)).port).toBe(`${port}`)
+    await remember(urlOf(server), 'on the other port')
     await server.stop()
   })
 

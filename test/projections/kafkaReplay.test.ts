@@ -46,7 +46,21 @@ describeWith('kafka', 'a replay of projections that Kafka feeds', () => {
       await relay.stop()
     }
     onTestFinished(stop)
-    return { stop }
+    /** Waits until all that was posted by now has come to the group, and is done. */
+    const untilDone = async () => {
+      await until(async () => (await relay.lag()).every(({ blocks }) => blocks === 0))
+      await untilDelivered()
+    }
+    return { stop, untilDone }
+  }
+  const group = { name: PROJECTIONS, topics: [TRANSACTIONS] as const }
+  async function untilDelivered(): Promise<void> {
+    const watching = createKafkaBus({ brokers: kafka.brokers, partitions: 4, onTrouble: () => {} })
+    try {
+      await until(async () => (await watching.lag(group)).messages === 0)
+    } finally {
+      await watching.close()
+    }
   }
 
   async function rows() {
@@ -59,19 +73,20 @@ describeWith('kafka', 'a replay of projections that Kafka feeds', () => {
   const untilTold = async () => {
     const expected = await expectedTotals(town.urls)
     const isThere = async () => JSON.stringify((await rows()).totals, text) === JSON.stringify(expected, text)
-    await until(isThere, () => troubles.slice(-3).join('\n'), 90)
+    await until(isThere, () => troubles.slice(-3).join('\n'), 150)
   }
   const text = (_: string, value: unknown) => (typeof value === 'bigint' ? `${value}` : value)
 
   test('with nodes stopped makes the rows that the first run made', async () => {
     const node = openNode()
     await untilTold()
+    await node.untilDone()
     const first = await rows()
     await node.stop()
     expect(await replayProjections({ urls: town.urls, from: 0 })).toBe(0)
     expect(await rows()).toEqual(first)
     expect(first.totals).toEqual(await expectedTotals(town.urls))
-  }, 200_000)
+  }, 400_000)
 
   test('beside nodes that go on, while money moves, leaves out nothing and counts nothing twice', async () => {
     openNode()
@@ -82,11 +97,12 @@ describeWith('kafka', 'a replay of projections that Kafka feeds', () => {
     await untilTold()
     await town.live(4, 16)
     await untilTold()
-  }, 300_000)
+  }, 400_000)
 
   test('does not need what was removed from the topics', async () => {
     const node = openNode()
     await untilTold()
+    await node.untilDone()
     const before = await rows()
     await node.stop()
     const admin = new Admin({ clientId: 'test', bootstrapBrokers: [...kafka.brokers] })
@@ -104,7 +120,7 @@ describeWith('kafka', 'a replay of projections that Kafka feeds', () => {
     openNode()
     await town.live(5, 16)
     await untilTold()
-  }, 200_000)
+  }, 400_000)
 
   test('that is broken off leaves what comes from Kafka undone, says so, and is run again', async () => {
     troubles.length = 0
@@ -116,22 +132,21 @@ describeWith('kafka', 'a replay of projections that Kafka feeds', () => {
     expect(await replayProjections({ urls: town.urls, from: 0 })).toBe(0)
     await untilTold()
     await finishReplay(sql)
-  }, 200_000)
+  }, 400_000)
 
   test('the bus tells how far the group is behind, and whether anybody is in it', async () => {
     const bus = createKafkaBus({ brokers: kafka.brokers, partitions: 4, onTrouble: () => {} })
     onTestFinished(() => bus.close())
-    const group = { name: PROJECTIONS, topics: [TRANSACTIONS] as const }
     const node = openNode()
     await untilTold()
-    await until(async () => (await bus.lag(group)).messages === 0)
-    expect((await bus.lag(group)).members).toBeGreaterThan(0)
+    await node.untilDone()
+    await until(async () => (await bus.lag(group)).members > 0)
     await node.stop()
     const relay = relayOf({ urls: town.urls, brokers: kafka.brokers })
     onTestFinished(() => relay.stop())
     await town.live(7, 16)
     await until(async () => (await bus.lag(group)).messages > 5)
-    expect((await bus.lag(group)).members).toBe(0)
+    await until(async () => (await bus.lag(group)).members === 0)
     expect((await bus.lag({ name: 'nobody', topics: TOPICS })).messages).toBeGreaterThan(5)
-  }, 200_000)
+  }, 400_000)
 })

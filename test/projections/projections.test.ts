@@ -24,7 +24,7 @@ beforeAll(async () => {
   town = await openTown()
   sqls = town.urls.map((url) => connect(url, { max: 4, name: 'test' }))
   await town.live(1, 240)
-}, 120_000)
+}, 240_000)
 afterAll(async () => {
   await Promise.all(sqls.map((sql) => sql.end()))
   await town.close()
@@ -41,7 +41,6 @@ function openBus() {
   const bus = createEmbeddedBus({
     shards: () => shards,
     urlOf: (shard) => town.urls[shard],
-    leaseMs: 1_500,
     onTrouble: (error) => troubles.push(error),
   })
   onTestFinished(() => bus.close())

@@ -1,6 +1,5 @@
 import { seededRandom } from '../../bench/load.ts'
-import { connect } from '../../src/postgres/connect.ts'
-import { until } from '../bus/stage.ts'
+import { untilSagasOver } from '../bus/stage.ts'
 import { type Api, type Client, openApi } from '../support/api.ts'
 import { migratedDatabase } from '../support/database.ts'
 
@@ -59,7 +58,7 @@ export async function openTown(): Promise<Town> {
     async live(seed, count) {
       const random = seededRandom(seed)
       for (let left = count; left > 0; left -= 4) await Promise.all(Array.from({ length: 4 }, () => one(random)))
-      await until(async () => (await Promise.all(urls.map(sagasInFlight))).every((count) => count === 0))
+      await untilSagasOver(urls)
     },
     close: () => api.close(),
   }
@@ -70,11 +69,4 @@ async function settle(client: Client): Promise<Made> {
   const wallets = await Promise.all(Array.from({ length: 8 }, (_, i) => client.wallet(1_000, i < 3 ? full : {})))
   const yen = await Promise.all([1, 2].map(() => client.wallet(100_000, { currency: 'JPY' })))
   return { client, wallets, yen, transfers: [], holds: [] }
-}
-
-async function sagasInFlight(url: string): Promise<number> {
-  const sql = connect(url, { max: 1, name: 'test' })
-  const [row] = await sql<{ count: bigint }[]>`SELECT count(*) FROM sagas_in_flight`
-  await sql.end()
-  return Number(row?.count)
 }

@@ -69,7 +69,7 @@ export async function removeDirectory(directory: string): Promise<void> {
 
 /**
  * Starts a server; resolves when it serves.
- * @throws Error with what it printed, if it ends before that or takes longer than 60 seconds
+ * @throws Error with what it printed, if it ends before that or takes longer than two minutes
  */
 export async function startProcess(program: Program): Promise<ServerProcess> {
   let current: Running | undefined = await started(program)

@@ -1,6 +1,6 @@
 import { connect } from 'node:net'
 
-const ANSWER_MS_MAX = 5_000
+const ANSWER_MS_MAX = 30_000
 
 /**
  * Sends one command to a Redis server of the loopback over a connection of its own, in its own protocol (RESP 2), so

@@ -43,7 +43,7 @@ export type NodeSettings = {
   redisUrl?: string
   /** How long it says that it is about to stop before it does; none by itself. */
   drainMs?: number
-  /** How long it waits for databases; a second by itself. */
+  /** How long it waits for databases; ten seconds by itself. */
   startWaitMs?: number
   /** Where its events go; none is nowhere. */
   kafkaBrokers?: string
@@ -176,7 +176,7 @@ function spawnCli(
       ...{ PATH, HOME, TMPDIR, HOST: '127.0.0.1', PORT: '0' },
       // The machine may be busy with other tests: a node that gets no time would refuse what is asked.
       ZEROSUM_AGE_MS_MAX: '60000',
-      ...{ ZEROSUM_DRAIN_MS: `${times.drainMs ?? 0}`, ZEROSUM_START_WAIT_MS: `${times.startWaitMs ?? 1_000}` },
+      ...{ ZEROSUM_DRAIN_MS: `${times.drainMs ?? 0}`, ZEROSUM_START_WAIT_MS: `${times.startWaitMs ?? 10_000}` },
       ...{ ZEROSUM_LOG: log.form ?? 'pretty', ZEROSUM_LOG_LEVEL: log.level ?? 'warn' },
       ...(databaseUrl === undefined ? {} : { ZEROSUM_SHARDS: databaseUrl }),
       ...(demoKey === undefined ? {} : { ZEROSUM_DEMO_KEY: demoKey }),

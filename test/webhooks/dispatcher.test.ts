@@ -16,7 +16,10 @@ import { type Call, openReceiver } from './receiver.ts'
 import { allAre, openStage, type Stage } from './stage.ts'
 
 const HOUR_MS = 3_600_000
+/** On a busy machine no call takes longer by itself, and none is slow. */
+const PATIENT = { callMsMax: 200_000, slowMs: 100_000 }
 const NOT_CALLED = 'not called: its host leads to no address that can be called'
+const NO_ANSWER = 'there was no answer in time'
 
 const endpointOf = (stage: Stage, id: string) => stage.endpoints.find(stage.tenantId, id)
 
@@ -157,7 +160,7 @@ describe('a delivery', () => {
       async () => (await openReceiver((_answer, _call, _number, request) => request.socket.destroy())).url,
       'the connection failed (ECONNRESET)',
     ],
-    ['there is no answer', async () => (await openReceiver(() => {})).url, 'there was no answer in time'],
+    ['there is no answer', async () => (await openReceiver(() => {})).url, NO_ANSWER],
     ['the answer is not HTTP', () => rawServer('hello\r\n\r\n'), 'the answer is not HTTP'],
     ['headers do not end', () => rawServer(`HTTP/1.1 200 OK\r\nx: ${'x'.repeat(100_000)}`), 'the answer is not HTTP'],
     ['the name has no address', async () => 'http://nothing.invalid/', NOT_CALLED],
@@ -165,7 +168,8 @@ describe('a delivery', () => {
     const stage = await openStage({ allowPrivate: true, resolve: async () => ['127.0.0.1'] })
     await stage.listen(await url())
     await stage.happen({})
-    stage.dispatch({ callMsMax: 500, rules: { allowPrivate: true, resolve: async () => [] } })
+    const callMsMax = error === NO_ANSWER ? 500 : PATIENT.callMsMax
+    stage.dispatch({ callMsMax, rules: { allowPrivate: true, resolve: async () => [] } })
     await stage.deliveries(([row]) => row?.attempts === 1 && !row.is_taken)
     expect(await stage.attempts()).toEqual([{ number: 1, status_code: null, error, response: null }])
   })
@@ -175,7 +179,7 @@ describe('a delivery', () => {
     const receiver = await openReceiver((answer) => answer.writeHead(200).write('thank you'))
     await stage.listen(receiver.url)
     await stage.happen({})
-    stage.dispatch({ callMsMax: 500 })
+    stage.dispatch({ callMsMax: 3_000 })
     await stage.deliveries(allAre('delivered'))
     expect(await stage.attempts()).toMatchObject([{ status_code: 200, response: 'thank you' }])
   })
@@ -269,7 +273,7 @@ describe('an endpoint', () => {
     await stage.listen(fast.url, ['entry.posted'])
     await stage.haveBeenQuick()
     await stage.happen(...Array.from({ length: 1_000 }, () => ({})))
-    stage.dispatch()
+    stage.dispatch(PATIENT)
     await slow.called(5)
     await stage.happen(...Array.from({ length: 50 }, () => ({ type: 'entry.posted' as const })))
     await fast.called(50)
@@ -287,7 +291,7 @@ describe('an endpoint', () => {
     await stage.listen(fast.url, ['*'], other)
     await stage.haveBeenQuick()
     await stage.happen(...Array.from({ length: 10 }, () => ({})))
-    stage.dispatch()
+    stage.dispatch(PATIENT)
     await slow.called(50)
     await stage.happen(...Array.from({ length: 20 }, () => ({ tenantId: other })))
     await fast.called(20)
@@ -303,7 +307,7 @@ describe('an endpoint', () => {
     await stage.happen(...others.map((tenantId) => ({ tenantId })))
     const { id } = await stage.listen(fast.url)
     await stage.sql`UPDATE webhook_endpoints SET slow_until_us = 0 WHERE id = ${id}`
-    stage.dispatch({ callMsMax: 200_000, slowMs: 100_000 })
+    stage.dispatch(PATIENT)
     await slow.called(150)
     await stage.happen(...Array.from({ length: 20 }, () => ({})))
     await fast.called(20)
@@ -319,7 +323,7 @@ describe('an endpoint', () => {
     await stage.sql`UPDATE webhook_endpoints SET slow_until_us = ${(stage.clock.nowMs + HOUR_MS) * 1000}`
     await stage.happen(...others.map((tenantId) => ({ tenantId })))
     await stage.listen(fresh.url)
-    stage.dispatch({ callMsMax: 200_000, slowMs: 100_000 })
+    stage.dispatch(PATIENT)
     await slow.called(50)
     const each = others.map(async (tenant) => {
       const rows = await stage.sql`SELECT FROM webhook_deliveries d JOIN webhook_endpoints e ON e.id = d.endpoint_id
@@ -338,7 +342,7 @@ describe('an endpoint', () => {
     const receiver = await openReceiver((answer) => answers.push(answer))
     await stage.listen(receiver.url)
     await stage.happen(...Array.from({ length: 10 }, () => ({})))
-    stage.dispatch({ callMsMax: 200_000, slowMs: 100_000 })
+    stage.dispatch(PATIENT)
     await receiver.called(1)
     await sleep(200)
     expect(receiver.calls).toHaveLength(1)
@@ -376,10 +380,12 @@ describe('an endpoint', () => {
       return Number(row?.us)
     }
     expect(await slowUntil(), 'quick answers do not end it').toBe(stage.clock.nowMs * 1000 + SLOW_US)
-    stage.clock.nowMs += SLOW_US / 1000
-    await stage.happen({})
-    await stage.deliveries(allAre('delivered'))
-    expect(await slowUntil()).toBe(0)
+    // On a busy machine even a quick answer may come late.
+    do {
+      stage.clock.nowMs += SLOW_US / 1000
+      await stage.happen({})
+      await stage.deliveries(allAre('delivered'))
+    } while ((await slowUntil()) !== 0)
   })
 
   it('that fails is left alone after each failure for a tenth of the time that it has been failing, a minute at most', async () => {
@@ -394,6 +400,8 @@ describe('an endpoint', () => {
       const before = receiver.calls.length
       stage.clock.nowMs += ms
       await receiver.called(before + 1)
+      // From what is written down on, it is left alone.
+      await stage.deliveries((rows) => rows.every(({ is_taken }) => !is_taken))
       await sleep(300)
       return receiver.calls.length - before
     }
@@ -499,7 +507,7 @@ describe('several nodes', () => {
     })
     await stage.listen(receiver.url)
     await stage.happen({})
-    stage.dispatch()
+    stage.dispatch(PATIENT)
     await receiver.called(1)
     stage.dispatch()
     stage.clock.nowMs += LEASE_MS - 1
@@ -516,10 +524,10 @@ describe('several nodes', () => {
     const receiver = await openReceiver((answer) => answers.push(answer))
     const { id } = await stage.listen(receiver.url)
     await stage.happen({})
-    stage.dispatch()
+    stage.dispatch(PATIENT)
     await receiver.called(1)
     stage.clock.nowMs += LEASE_MS
-    stage.dispatch()
+    stage.dispatch(PATIENT)
     await receiver.called(2)
     answers[0]?.writeHead(500).end()
     while ((await stage.attempts()).length === 0) await sleep(20)
@@ -611,7 +619,7 @@ describe('a resend', () => {
     const receiver = await openReceiver(() => {})
     const { id } = await stage.listen(receiver.url)
     await stage.happen({})
-    stage.dispatch()
+    stage.dispatch(PATIENT)
     await receiver.called(1)
     const [row] = await stage.deliveries()
     await again(stage, id, row?.id ?? '')
@@ -765,7 +773,7 @@ describe('pruning', () => {
     const { id } = await stage.listen(receiver.url)
     await stage.haveBeenQuick()
     await stage.happen(...Array.from({ length: 8 }, () => ({})))
-    const dispatcher = stage.dispatch()
+    const dispatcher = stage.dispatch(PATIENT)
     await receiver.called(5)
     await stage.endpoints.remove(stage.tenantId, id)
     await prune(stage)

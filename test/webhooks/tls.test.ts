@@ -32,7 +32,7 @@ function call(port: number, ca?: string, onReached?: () => void) {
   return send(
     target,
     { headers: {}, body: '{}' },
-    { signal: AbortSignal.timeout(10_000), ca, ...(onReached && { onReached }) },
+    { signal: AbortSignal.timeout(60_000), ca, ...(onReached && { onReached }) },
   )
 }
 
