@@ -74,15 +74,7 @@ export async function startEmbedded(
     await createCluster(root, cluster, command)
     // A server that outlived the program which started it: its clients are gone, so it is stopped and started anew.
     await command('pg_ctl', ['stop', '-D', cluster, '-m', 'fast', '-w', '-t', `${START_SECONDS_MAX}`]).catch(() => {})
-    const port = await freePort()
-    const given = { ...SETTINGS, ...settings, port: `${port}` }
-    const flags = Object.entries(given).map(([name, value]) => `-c ${name}='${value}'`)
-    await command('pg_ctl', [
-      ...['start', '-D', cluster, '-l', log, '-w', '-t', `${START_SECONDS_MAX}`, '-o', flags.join(' ')],
-    ]).catch(async (error: Error) => {
-      const lines = (await readFile(log, 'utf8').catch(() => '')).trim().split('\n').slice(-5).join('\n')
-      throw new Error(`the embedded PostgreSQL did not start (${error.message}); the end of ${log}:\n${lines}`)
-    })
+    const port = await startCluster(cluster, log, { ...SETTINGS, ...settings }, command)
 
     const url = urlOf(password, port)
     return {
@@ -100,6 +92,40 @@ export async function startEmbedded(
   } catch (error) {
     await releaseDirectory()
     throw error
+  }
+}
+
+/**
+ * What will be otherwise in a moment: not all processes of a server that was killed have noticed, which takes as long as the machine is busy;
+ * or another program was faster to take the port.
+ */
+const PASSING = /pre-existing shared memory block|could not create any TCP\/IP sockets/
+const RETRY_MS = 200
+
+/** Starts the server, again while what stands against it will pass. @returns its port @throws with the end of its log */
+async function startCluster(
+  cluster: string,
+  log: string,
+  settings: Readonly<Record<string, string>>,
+  command: Command,
+): Promise<number> {
+  for (const deadlineMs = Date.now() + START_SECONDS_MAX * 1000; ; ) {
+    const port = await freePort()
+    const flags = Object.entries({ ...settings, port: `${port}` }).map(([name, value]) => `-c ${name}='${value}'`)
+    const { size } = await stat(log)
+    try {
+      const options = ['-D', cluster, '-l', log, '-w', '-t', `${START_SECONDS_MAX}`, '-o', flags.join(' ')]
+      await command('pg_ctl', ['start', ...options])
+      return port
+    } catch (error) {
+      const said = (await readFile(log).catch(() => Buffer.alloc(0))).subarray(size).toString()
+      if (!PASSING.test(said) || Date.now() > deadlineMs) {
+        const lines = said.trim().split('\n').slice(-5).join('\n')
+        const { message } = error as Error
+        throw new Error(`the embedded PostgreSQL did not start (${message}); the end of ${log}:\n${lines}`)
+      }
+    }
+    await sleep(RETRY_MS)
   }
 }
 
