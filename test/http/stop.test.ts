@@ -93,7 +93,8 @@ describe('with a database that is silent', () => {
     onTestFinished(async () => {
       await Promise.all(servers.map((server) => server.close()))
     })
-    const one = await stage({ databaseUrl: listOf(servers) }, Math.random)
+    // It is started again while they come to.
+    const one = await stage({ databaseUrl: listOf(servers), startWaitMs: 60_000 }, Math.random)
     await one.load()
     await Promise.all(servers.map((server) => server.freeze()))
     return { one, servers }
