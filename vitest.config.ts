@@ -27,8 +27,9 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     globalSetup: ['test/support/server.ts'],
     // What hangs fails, and nothing else: they are no measure of speed, and machines are busy.
-    testTimeout: 240_000,
-    hookTimeout: 120_000,
+    testTimeout: 600_000,
+    hookTimeout: 300_000,
+    expect: { poll: { timeout: 60_000 } },
     // Real servers and processes share two cores, and mostly wait for each other.
     maxWorkers: 3,
     sequence: { sequencer: LongFirst },

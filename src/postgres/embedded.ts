@@ -34,9 +34,6 @@ export class DirectoryInUse extends Error {}
 
 const run = promisify(execFile)
 const START_SECONDS_MAX = 60
-/** A port that was found free may be somebody else's when the server comes to listen on it. */
-const PORT_TRIES_MAX = 5
-const PORT_TAKEN = /Address already in use/
 
 /** Tuned for a small machine. Durability settings are PostgreSQL's own: fsync and synchronous_commit stay on. */
 const SETTINGS = {
@@ -86,6 +83,7 @@ export async function startEmbedded(
       await command('pg_ctl', ['start', '-D', cluster, '-l', log, ...wait, '-o', flags.join(' ')])
     }
     const port = await startOnPort(start, log, findPort)
+
     const url = urlOf(password, port)
     return {
       url,
@@ -102,6 +100,41 @@ export async function startEmbedded(
   } catch (error) {
     await releaseDirectory()
     throw error
+  }
+}
+
+/** Not all processes of a server that was killed have noticed, which takes as long as the machine is busy. */
+const STILL_THERE = /pre-existing shared memory block/
+const STILL_THERE_MS_MAX = 60_000
+const RETRY_MS = 200
+/** A port that was found free may be somebody else's when the server comes to listen on it. */
+const PORT_TAKEN = /Address already in use/
+const PORT_TRIES_MAX = 5
+
+/** Starts the server, again while what stands against it will pass. @returns its port @throws with the end of its log */
+async function startOnPort(
+  start: (port: number) => Promise<void>,
+  log: string,
+  findPort: () => Promise<number>,
+): Promise<number> {
+  const deadlineMs = Date.now() + STILL_THERE_MS_MAX
+  for (let taken = 0; ; ) {
+    const { size } = await stat(log)
+    const port = await findPort()
+    try {
+      await start(port)
+      return port
+    } catch (error) {
+      const said = (await readFile(log).catch(() => Buffer.alloc(0))).subarray(size).toString()
+      if (PORT_TAKEN.test(said)) taken += 1
+      const passes = PORT_TAKEN.test(said) ? taken < PORT_TRIES_MAX : STILL_THERE.test(said) && Date.now() < deadlineMs
+      if (!passes) {
+        const lines = said.trim().split('\n').slice(-5).join('\n')
+        const why = error instanceof Error ? error.message : error
+        throw new Error(`the embedded PostgreSQL did not start (${why}); the end of ${log}:\n${lines}`)
+      }
+    }
+    await sleep(RETRY_MS)
   }
 }
 
@@ -302,28 +335,6 @@ async function createDatabase(adminUrl: string, name: string): Promise<void> {
     if (!existing) await sql`CREATE DATABASE ${sql(name)}`
   } finally {
     await sql.end()
-  }
-}
-
-/** @returns the port that it was started on */
-async function startOnPort(
-  start: (port: number) => Promise<void>,
-  log: string,
-  findPort: () => Promise<number>,
-): Promise<number> {
-  for (let tries = 1; ; tries++) {
-    const { size } = await stat(log)
-    const port = await findPort()
-    try {
-      await start(port)
-      return port
-    } catch (error) {
-      const said = (await readFile(log).catch(() => Buffer.alloc(0))).subarray(size).toString('utf8')
-      if (tries < PORT_TRIES_MAX && PORT_TAKEN.test(said)) continue
-      const lines = said.trim().split('\n').slice(-5).join('\n')
-      const why = error instanceof Error ? error.message : error
-      throw new Error(`the embedded PostgreSQL did not start (${why}); the end of ${log}:\n${lines}`)
-    }
   }
 }
 

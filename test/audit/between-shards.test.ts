@@ -129,7 +129,8 @@ describe('the audit of several shards', () => {
     onTestFinished(() => own.api.close())
     const [from = ''] = own.wallets[0]
     const [to = ''] = own.wallets[1]
-    // Begun by hand: nobody goes on with it for the next five seconds.
+    // Begun by hand, and nobody goes on with it.
+    await own.api.sagas.close()
     const legs = [{ from: uuidOf(from), to: uuidOf(to), amount: 5n, currency: 'USD' }]
     const id = newId(slotOfId(uuidOf(from)))
     await own.api.router
@@ -224,7 +225,7 @@ describe('audits that go on by themselves', () => {
     const audits = startAudits({ urls: () => own.urls, intervalMs: 50, onTrouble: (error) => troubles.push(error) })
     onTestFinished(() => audits.close())
     const until = async (isSo: (balanced: boolean) => boolean) => {
-      for (let i = 0; i < 400; i++) {
+      for (let i = 0; i < 1_200; i++) {
         const last = await audits.last()
         if (last && isSo(last.verification.balanced)) return last
         await new Promise((done) => setTimeout(done, 50))
@@ -240,6 +241,6 @@ describe('audits that go on by themselves', () => {
     onTestFinished(() => again.close())
     const bad = await until((balanced) => !balanced)
     expect(bad.verification.shards[1]?.discrepancy).toMatchObject({ block: 2 })
-    expect(`${troubles[0]}`).toContain('the books do not agree')
+    await expect.poll(() => troubles.join('\n')).toContain('the books do not agree')
   })
 })

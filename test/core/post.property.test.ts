@@ -18,7 +18,6 @@ import { type Batch, batches, resolve, SHARD, timeAfter, type World } from './sc
 const RUNS = 300
 const COVERAGE_RUNS = 400
 const COVERAGE_SEED = 20_260_101
-const TIMEOUT_MS = 120_000
 
 /** One batch as it went: what the model said to each request, and what `post` said to all of them. */
 type Round = {
@@ -65,7 +64,7 @@ function forEveryRound(check: (round: Round) => void): void {
   )
 }
 
-describe('any sequence of batches', { timeout: TIMEOUT_MS }, () => {
+describe('any sequence of batches', () => {
   test('is decided as the model decides it, request by request', () => {
     forEveryRound(({ before, steps, posting, requests, context }) => {
       posting.outcomes.forEach(({ status, record }, i) => {
@@ -267,7 +266,7 @@ const FEATURES: Record<string, (request: Request, refusal: Refusal | null, resul
     refusal === null && operation.kind === 'capture' && operation.amount !== undefined && result !== null,
 }
 
-describe('the random work', { timeout: TIMEOUT_MS }, () => {
+describe('the random work', () => {
   const seen = new Map<string, number>()
   const times = (name: string) => seen.get(name) ?? 0
 
@@ -287,7 +286,7 @@ describe('the random work', { timeout: TIMEOUT_MS }, () => {
         }
       }
     }
-  }, TIMEOUT_MS)
+  })
 
   test.each(REFUSALS.filter((code) => code !== 'shard_unavailable'))('comes across %s', (code) => {
     expect(times(code)).toBeGreaterThan(0)

@@ -27,7 +27,9 @@ async function startFakeNode(): Promise<FakeNode> {
       answer.writeHead(node.isReady ? 200 : 503).end()
       return
     }
-    const body = await text(request)
+    // Whoever asked may be gone before all of it has come: when a test is over, for one.
+    const body = await text(request).catch(() => undefined)
+    if (body === undefined) return
     held.push({ method, path, key: `${headers['idempotency-key'] ?? ''}`, body, answer })
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -63,6 +65,28 @@ const pay = (balancer: Haproxy, key = 'a', idempotencyKey = 'k') =>
     headers: { 'content-type': 'application/json', 'idempotency-key': idempotencyKey },
   })
 
+/** Many transfers in one moment, however slow the machine: over connections that are there already. @returns when each is answered */
+async function payAtOnce(
+  balancer: Haproxy,
+  count: number,
+  key: string,
+  idempotencyKey: string,
+): Promise<Promise<unknown>[]> {
+  const { hostname, port } = new URL(balancer.url)
+  const sockets = Array.from({ length: count }, () => connect(Number(port), hostname))
+  onTestFinished(() => {
+    for (const socket of sockets) socket.destroy()
+  })
+  await Promise.all(sockets.map((socket) => once(socket, 'connect')))
+  return sockets.map((socket) => {
+    socket.write(
+      `POST /v1/transfers HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${key}\r\nIdempotency-Key: ${idempotencyKey}\r\n` +
+        'Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}',
+    )
+    return once(socket, 'data')
+  })
+}
+
 async function until(isSo: () => boolean | Promise<boolean>): Promise<void> {
   while (!(await isSo())) await sleep(10)
 }
@@ -92,6 +116,7 @@ describeWith('haproxy', 'the balancer', () => {
     const balancer = await startBefore([node.host], PATIENT)
     const answers = Array.from({ length: 5 }, () => pay(balancer))
     await until(async () => (await waiting(balancer)) === 3)
+    await until(() => node.held.length >= 2)
     expect(node.held).toHaveLength(2)
     for (let left = 5; left > 0; left--) {
       await until(() => node.held.length === Math.min(2, left))
@@ -104,14 +129,14 @@ describeWith('haproxy', 'the balancer', () => {
     const node = await startFakeNode()
     const balancer = await startBefore([node.host], { ...PATIENT, ZEROSUM_BALANCER_AT_ONCE: '1' })
     const order: string[] = []
-    const answers = [pay(balancer, 'much')]
+    const answers: Promise<unknown>[] = [pay(balancer, 'much')]
     await until(() => node.held.length === 1)
-    const queue = async (...more: Promise<Response>[]) => {
+    const queue = async (...more: Promise<unknown>[]) => {
       answers.push(...more)
       await until(async () => (await waiting(balancer)) === answers.length - 1)
     }
     await queue(ask(balancer, '/v1/wallets/read'))
-    await queue(...Array.from({ length: 120 }, () => pay(balancer, 'much', 'of much')))
+    await queue(...(await payAtOnce(balancer, 120, 'much', 'of much')))
     await queue(pay(balancer, 'little', 'of little'))
 
     for (let i = 0; i < answers.length; i++) {
@@ -132,9 +157,12 @@ describeWith('haproxy', 'the balancer', () => {
     const balancer = await startBefore([node.host], PATIENT)
     const reads = Array.from({ length: 250 }, () => ask(balancer, '/v1/wallets/read'))
     await expectOverloaded(await Promise.race(reads))
-    expect(await waiting(balancer)).toBe(200)
+    const before = await waiting(balancer)
+    expect(before).toBeGreaterThanOrEqual(200)
+    // Each of its threads may have let one in at the same moment.
+    expect(before).toBeLessThan(210)
     const paid = pay(balancer)
-    await until(async () => (await waiting(balancer)) === 201)
+    await until(async () => (await waiting(balancer)) === before + 1)
     let isPaid = false
     void paid.then(() => {
       isPaid = true
@@ -157,10 +185,12 @@ describeWith('haproxy', 'the balancer', () => {
     await expectOverloaded(await pay(balancer))
     node.answer()
     expect((await first).status).toBe(200)
-    const metrics = await (await fetch(balancer.metricsUrl)).text()
-    // As the alert asks for them.
-    expect(metrics).toContain('haproxy_frontend_http_responses_total{proxy="api",code="5xx"} 1')
-    expect(metrics).toContain('haproxy_server_http_responses_total{proxy="nodes",server="node-1",code="5xx"} 0')
+    const metricsOf = async () => await (await fetch(balancer.metricsUrl)).text()
+    // As the alert asks for them. It counts when all of a call is over, which may be after its answer.
+    await expect.poll(metricsOf).toContain('haproxy_frontend_http_responses_total{proxy="api",code="5xx"} 1')
+    expect(await metricsOf()).toContain(
+      'haproxy_server_http_responses_total{proxy="nodes",server="node-1",code="5xx"} 0',
+    )
     node.isReady = false
     await until(async () => {
       const refused = ask(balancer, '/v1/wallets/read')

@@ -40,7 +40,7 @@ describeWith('prometheus', 'dashboards drawn from a Prometheus', () => {
   })
 
   async function untilThere(query: string): Promise<void> {
-    for (let tries = 0; tries < 400; tries++) {
+    for (let tries = 0; tries < 1_800; tries++) {
       const response = await fetch(`${prometheus.url}/api/v1/query?${new URLSearchParams({ query })}`)
       const { data } = (await response.json()) as { data: { result: unknown[] } }
       if (data.result.length > 0) return

@@ -21,7 +21,7 @@ describe('zerosum doctor', () => {
     )
     expect({ ok, code }).toEqual({ ok: true, code: 0 })
     expect(await node.stop()).toBe(0)
-  }, 180_000)
+  })
 
   test('names every mistake in the settings, and what does not answer, and ends with code 1', async () => {
     const mistaken = await startCommand(['doctor'], { databaseUrl: 'mysql://x', redisUrl: 'here', demoKey: 'short' })

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Admin, ConfigResourceTypes, IncrementalAlterConfigOperationTypes } from '@platformatic/kafka'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { DEAD, QUEUE_TOPICS, REQUESTS, RETRY } from '../../src/async/kafkaQueue.ts'
@@ -56,27 +55,30 @@ describeWith('kafka', 'Kafka', () => {
   let kafka: KafkaCluster
   beforeAll(async () => {
     kafka = await startKafka({ brokers: 1 })
-  }, 120_000)
+  })
   afterAll(() => kafka.stop())
 
   test('is told by brokers, version and topics', async () => {
     const { brokers } = kafka
     const look = async () => linesOf(await checkKafka({ brokers, partitions: 12 }))
-    expect(await look()).toEqual([
-      'warn 1 of them answer',
-      'ok version 4.0 or newer',
-      ...[...TOPICS, ...QUEUE].map((topic) => `warn the topic ${topic} is not there`),
-    ])
+    await expect
+      .poll(look)
+      .toEqual([
+        'warn 1 of them answer',
+        'ok version 4.0 or newer',
+        ...[...TOPICS, ...QUEUE].map((topic) => `warn the topic ${topic} is not there`),
+      ])
     await ensureTopics({ brokers, partitions: 3 })
     await ensureTopics({ brokers, partitions: 3, topics: QUEUE_TOPICS })
     // Brokers tell of a topic a moment after it was made.
-    while ((await look()).some((line) => line.includes('is not there'))) await sleep(50)
-    expect((await look()).slice(2)).toEqual(
-      [...TOPICS, ...QUEUE].flatMap((topic) => [
-        `ok ${topic}: 3 partitions, 1 replicas, min.insync.replicas 1`,
-        `warn ${topic} has 3 partitions, KAFKA_PARTITIONS says 12`,
-      ]),
-    )
+    await expect
+      .poll(async () => (await look()).slice(2))
+      .toEqual(
+        [...TOPICS, ...QUEUE].flatMap((topic) => [
+          `ok ${topic}: 3 partitions, 1 replicas, min.insync.replicas 1`,
+          `warn ${topic} has 3 partitions, KAFKA_PARTITIONS says 12`,
+        ]),
+      )
     const admin = new Admin({ clientId: 'test', bootstrapBrokers: [...brokers] })
     const set = (resourceName: string, name: string, value: string) => ({
       ...{ resourceType: ConfigResourceTypes.TOPIC, resourceName },
@@ -98,5 +100,5 @@ describeWith('kafka', 'Kafka', () => {
     await until(async () => said(await look()).every(Boolean))
     await kafka.broker(0).kill()
     expect(await look()).toEqual([expect.stringMatching(/^fail the brokers do not answer: /)])
-  }, 120_000)
+  })
 })

@@ -186,7 +186,7 @@ test('a server that is set up to lose data fails', async () => {
     'warn shard 0: wal_level is minimal: no replica and no backup to a point in time',
     'warn shard 0: the database has no schema yet',
   ])
-}, 180_000)
+})
 
 describe('a replica', () => {
   test('shows with its lag on its primary, and fails where a shard should be', async () => {
@@ -204,7 +204,7 @@ describe('a replica', () => {
       'fail shard 0: it is a replica, and takes no writes',
     )
     await expectLagInVitals(url, replica.url('postgres'))
-  }, 180_000)
+  })
 
   /** What nodes tell Prometheus: how far the replica is behind, when nothing is applied there any more; nothing without the right to see it. */
   async function expectLagInVitals(primaryUrl: string, replicaUrl: string): Promise<void> {

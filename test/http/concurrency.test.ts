@@ -1,9 +1,11 @@
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { Agent, request } from 'node:http'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type Api, type Client, clientOf, type Entry, openApi } from '../support/api.ts'
 import { sendTo } from '../support/node.ts'
 import { expectProblem } from './problem.ts'
+import { decided } from './stage.ts'
 
 let api: Api
 let client: Client
@@ -20,9 +22,12 @@ afterAll(async () => {
   await api.close()
 })
 
+const pay = (from: string, to: string, amount: number, key: string = randomUUID()) =>
+  decided(() => client.pay(from, to, amount, { key }))
+
 test('of a thousand transfers at once out of a wallet that can pay for half, exactly half go through', async () => {
   const [from, to] = [await client.wallet(500), await client.wallet()]
-  const answers = await Promise.all(Array.from({ length: 1_000 }, () => client.pay(from, to, 1)))
+  const answers = await Promise.all(Array.from({ length: 1_000 }, () => pay(from, to, 1)))
   const refused = answers.filter(({ status }) => status !== 201)
   expect(refused).toHaveLength(500)
   for (const answer of refused) expectProblem(answer, 'insufficient_funds')
@@ -42,7 +47,7 @@ test('money that goes round in circles is neither lost nor made', async () => {
     Array.from({ length: 600 }, (_, i) => {
       const from = wallets[(i * 7) % 6] ?? ''
       const to = wallets[(i * 7 + 1 + (i % 5)) % 6] ?? ''
-      return client.pay(from, to, 1 + (i % 13))
+      return pay(from, to, 1 + (i % 13))
     }),
   )
   for (const answer of answers) if (answer.status !== 201) expectProblem(answer, 'insufficient_funds')
@@ -72,9 +77,9 @@ test('callers who hang up before the answer do not disturb the others, and their
       call.end(body)
       await once(call, 'finish')
       call.destroy()
-      await client.pay(from, to, 1)
+      await pay(from, to, 1)
     }),
   )
-  for (let i = 0; i < 20; i++) expect((await client.pay(from, to, 1, { key: `hasty ${i}` })).status).toBe(201)
+  for (let i = 0; i < 20; i++) expect((await pay(from, to, 1, `hasty ${i}`)).status).toBe(201)
   expect(await client.available(to)).toBe(40n)
 })

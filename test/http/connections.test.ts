@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { Agent } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
@@ -10,6 +11,7 @@ import { newKey } from '../../src/tenants/directory.ts'
 import { clientOf } from '../support/api.ts'
 import { emptyDatabase } from '../support/database.ts'
 import { sendTo } from '../support/node.ts'
+import { decided } from './stage.ts'
 
 const CALLERS = 40
 const TRANSFERS_EACH = 15
@@ -65,8 +67,9 @@ test('a busy node keeps to the number of connections that is told of it, and use
       for (let i = 0; i < TRANSFERS_EACH; i++) {
         const from = wallets[(caller + i) % wallets.length] ?? ''
         const to = wallets[(caller + i + 1 + (i % 5)) % wallets.length] ?? ''
+        const key = randomUUID()
         const answers = await Promise.all([
-          client.pay(from, to, 1),
+          decided(() => client.pay(from, to, 1, { key })),
           client.get(`/v1/wallets/${from}/entries`),
           client.get(`/v1/wallets/${to}/balance?consistency=strong`),
           client.get('/v1/webhook-endpoints'),

@@ -15,19 +15,24 @@ export type Gate = {
   wrap(router: Router): Router
   /** @param kinds of requests that meet it; all, unless given */
   shut(trouble: Trouble, kinds?: readonly Kind[]): void
+  /** Whether nothing at all gets through as it should. */
+  readonly isShut: boolean
+  /** What waits for the gate to open. */
+  readonly kept: readonly Kind[]
   /** What was kept goes through, the last that came first. */
   open(): void
 }
 
 export function createGate(number: number): Gate {
   let meets: (kind: Kind) => Trouble | undefined = () => undefined
-  let kept: (() => void)[] = []
+  let isShut = false
+  let kept: { kind: Kind; go: () => void }[] = []
 
   async function pass(request: Request, post: () => Promise<Outcome>): Promise<Outcome> {
     const trouble = meets(request.operation.kind)
     if (trouble === undefined) return await post()
     if (trouble === 'silent') {
-      await new Promise<void>((done) => kept.push(done))
+      await new Promise<void>((go) => kept.push({ kind: request.operation.kind, go }))
       return await post()
     }
     if (trouble === 'lost answers') await post()
@@ -56,13 +61,21 @@ export function createGate(number: number): Gate {
       }
     },
     shut(trouble, kinds) {
+      isShut = kinds === undefined
       meets = (kind) => (kinds === undefined || kinds.includes(kind) ? trouble : undefined)
     },
+    get isShut() {
+      return isShut
+    },
+    get kept() {
+      return kept.map(({ kind }) => kind)
+    },
     open() {
+      isShut = false
       meets = () => undefined
       const waiting = kept.reverse()
       kept = []
-      for (const go of waiting) go()
+      for (const { go } of waiting) go()
     },
   }
 }

@@ -192,7 +192,7 @@ test('a hold that nobody captured in time expires by itself, and the money is fr
   const [from, to] = [await client.wallet(100), await client.wallet()]
   const { body: held } = await client.hold(from, to, 60, { expiresInSeconds: 1 })
   let body = held
-  for (let i = 0; i < 200 && body.status === 'held'; i++) {
+  for (let i = 0; i < 1_200 && body.status === 'held'; i++) {
     await sleep(50)
     body = (await client.get<Hold>(`/v1/holds/${held.id}`)).body
   }

@@ -13,6 +13,7 @@ import {
 import { migratedDatabase } from '../support/database.ts'
 import { type NodeProcess, startNode } from '../support/node.ts'
 import { expectProblem, lasting } from './problem.ts'
+import { decided } from './stage.ts'
 
 let api: Api
 let client: Client
@@ -329,7 +330,7 @@ describe('two nodes on one database', () => {
     for (let round = 1; round <= 8; round++) {
       const key = `round ${round}`
       const answers = await Promise.all(
-        Array.from({ length: 10 }, (_, i) => (clients[i % 2] ?? first).pay(from, to, 10, { key })),
+        Array.from({ length: 10 }, (_, i) => decided(() => (clients[i % 2] ?? first).pay(from, to, 10, { key }))),
       )
       expect(answers.map(({ status }) => status)).toEqual(Array(10).fill(201))
       expect(new Set(answers.map(({ text }) => text)).size).toBe(1)
@@ -357,7 +358,9 @@ describe('two nodes on one database', () => {
     const [first] = clients
     if (!first) throw new Error('no node')
     const [from, to] = [await first.wallet(50), await first.wallet()]
-    const answers = await Promise.all(Array.from({ length: 200 }, (_, i) => (clients[i % 2] ?? first).pay(from, to, 1)))
+    const answers = await Promise.all(
+      Array.from({ length: 200 }, (_, i) => decided(() => (clients[i % 2] ?? first).pay(from, to, 1, { key: `${i}` }))),
+    )
     expect(answers.filter(({ status }) => status === 201)).toHaveLength(50)
     for (const answer of answers) if (answer.status !== 201) expectProblem(answer, 'insufficient_funds')
     for (const client of clients) {

@@ -103,6 +103,18 @@ export function pay(client: Client, { from, to, amount, key }: Sent): Promise<An
   return client.pay(from, to, amount, { key })
 }
 
+/**
+ * Asks again while nobody knows, or there is no room: on a slow machine what is asked at once may take longer than a caller waits.
+ * @param ask with the same key each time
+ */
+export async function decided<T>(ask: () => Promise<Answer<T>>): Promise<Answer<T>> {
+  for (;;) {
+    const answer = await ask()
+    if (answer.status !== 409 && answer.status !== 503) return answer
+    await sleep(PAUSE_MS_MAX)
+  }
+}
+
 /** Runs `work` on all items, a few at a time. */
 export async function forAll<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
   const left = [...items]

@@ -61,7 +61,7 @@ describe('SIGTERM', () => {
 
 describe('a node that is asked to stop', () => {
   test('first says that it is not ready, and answers all the same; callers are told to go elsewhere', async () => {
-    const one = await stage({ databaseUrl: await migratedDatabase(), drainMs: 4_000 }, Math.random)
+    const one = await stage({ databaseUrl: await migratedDatabase(), drainMs: 12_000 }, Math.random)
     const wallet = `/v1/wallets/${one.wallets[0]}`
     expect((await one.client.get(wallet)).headers['connection']).toBe('keep-alive')
     const stopped = one.node.stop()
@@ -93,7 +93,8 @@ describe('with a database that is silent', () => {
     onTestFinished(async () => {
       await Promise.all(servers.map((server) => server.close()))
     })
-    const one = await stage({ databaseUrl: listOf(servers) }, Math.random)
+    // It is started again while they come to.
+    const one = await stage({ databaseUrl: listOf(servers), startWaitMs: 60_000 }, Math.random)
     await one.load()
     await Promise.all(servers.map((server) => server.freeze()))
     return { one, servers }
@@ -108,7 +109,7 @@ describe('with a database that is silent', () => {
     await expectAnsweredAreThere(one, one.sent)
     await retryUnanswered(one, one.sent)
     await expectBooks(one)
-  }, 180_000)
+  })
 
   test('a second signal ends it at once', async () => {
     const { one } = await frozen()

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { expect } from 'vitest'
+import { expect, vi } from 'vitest'
 import { parseId } from '../../src/core/ids.ts'
 import { verifyShard } from '../../src/ledger/auditor.ts'
 import { connect, type Sql } from '../../src/postgres/connect.ts'
@@ -155,6 +155,11 @@ export class Story {
     }
     await expectAtRest(this.#shards, this.tenantId)
     return this.seen
+  }
+
+  /** Waits for the end of sagas that no answer has waited for. */
+  async untilAtRest(): Promise<void> {
+    await vi.waitFor(() => expectAtRest(this.#shards, this.tenantId), { timeout: 60_000 })
   }
 
   #plain(value: unknown): unknown {

@@ -26,7 +26,7 @@ type Batch = {
   fail(error: Error): void
 }
 
-/** A batcher over a poster that does what the test says. */
+/** A batcher over a poster that does what the test says. No time passes, but for what the test says. */
 function openBatcher(options: Omit<BatcherOptions, 'post'> = {}): { batcher: Batcher; posted: Batch[] } {
   const posted: Batch[] = []
   const post = (requests: readonly Request[]) =>
@@ -37,7 +37,7 @@ function openBatcher(options: Omit<BatcherOptions, 'post'> = {}): { batcher: Bat
         fail: reject,
       })
     })
-  return { batcher: createBatcher({ post, ...options }), posted }
+  return { batcher: createBatcher({ post, now: () => 0, ...options }), posted }
 }
 
 const sizes = (posted: readonly Batch[]) => posted.map(({ requests }) => requests.length)

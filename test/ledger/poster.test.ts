@@ -445,7 +445,7 @@ describe('a poster whose connection breaks', () => {
     expect(await faultsOf(url)).toEqual([])
   })
 
-  it('goes on over another connection when the one it has falls silent', { timeout: 120_000 }, async () => {
+  it('goes on over another connection when the one it has falls silent', async () => {
     const url = await migratedDatabase()
     const [from, to] = await twoWallets(url)
     const proxy = await proxyTo(url)
@@ -552,7 +552,7 @@ function runLoad({ batcher }: Ledger, wallets: readonly string[], random: () => 
     while (left > 0) {
       left -= 1
       const request = ask(transferOf(draw(), draw(), 1n + BigInt(Math.floor(random() * 100))))
-      const submitted = batcher.submit(request)
+      const { submitted } = await queued(batcher, request)
       underway.add(submitted)
       answers.push({ request, outcome: await submitted })
       underway.delete(submitted)
@@ -565,6 +565,18 @@ function runLoad({ batcher }: Ledger, wallets: readonly string[], random: () => 
   }
   answers.then(done, done)
   return { answers, isDone: () => isDone, settled: () => Promise.allSettled(underway) }
+}
+
+/** Has a request queued. A block that takes five seconds, as on a slow machine, has the batcher refuse it at once: then it is sent later. */
+async function queued({ submit }: Ledger['batcher'], request: Request): Promise<{ submitted: Promise<Outcome> }> {
+  for (;;) {
+    try {
+      return { submitted: submit(request) }
+    } catch (error) {
+      if (!(error instanceof LedgerUnavailable)) throw error
+    }
+    await pause(50)
+  }
 }
 
 /** Each request was decided now, for itself, and stands in the ledger once, as it was answered. */

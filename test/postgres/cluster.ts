@@ -26,6 +26,9 @@ export async function processesOf(dataDir: string): Promise<number[]> {
 
 /** kill -9 for a cluster and all of its processes: as near to a power cut as one gets with the machine on. */
 export async function killCluster(dataDir: string): Promise<void> {
+  // Stopped first, so that it makes no new one while they are counted: one that is left keeps the next server from starting.
+  const first = await postmasterOf(dataDir)
+  if (first !== undefined) kill(first, 'SIGSTOP')
   const pids = await processesOf(dataDir)
   for (const pid of pids) kill(pid, 'SIGKILL')
   await untilGone(pids)

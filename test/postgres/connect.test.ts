@@ -154,7 +154,7 @@ describe('a pool', () => {
   }
 
   it('that gave up waiting for an answer has the server end the statement soon after', async () => {
-    const impatient = connect(url, { max: 1, role: null, name: 'impatient', answerMsMax: 300 })
+    const impatient = connect(url, { max: 1, role: null, name: 'impatient', answerMsMax: 1_000 })
     const asked = impatient`SELECT pg_sleep(600)`.catch((error: unknown) => error)
     while (!(await running('impatient')).includes('active')) await sleep(10)
     expect(failureOf(await asked)).toBe('unreachable')

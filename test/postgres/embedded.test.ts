@@ -9,7 +9,7 @@ import { afterEach, describe, expect, it, onTestFinished } from 'vitest'
 import { connect, type Sql } from '../../src/postgres/connect.ts'
 import { type EmbeddedServer, startEmbedded } from '../../src/postgres/embedded.ts'
 import { migrate } from '../../src/postgres/migrate.ts'
-import { kill, killCluster, postmasterOf, processesOf, runningOf } from './cluster.ts'
+import { kill, killCluster, postmasterOf, processesOf, runningOf, untilGone } from './cluster.ts'
 import type { StartOrder, StartReport } from './start.ts'
 
 const START = fileURLToPath(new URL('start.ts', import.meta.url))
@@ -265,6 +265,31 @@ describe('an embedded server', () => {
       expect(await remembered(urlIn(program.report))).toEqual(['committed'])
       await sessions.end({ timeout: 0 })
     }
+  })
+
+  it('waits for the last process of a killed server, however long that takes to notice', async () => {
+    const directory = await freshDirectory()
+    const { process: program, report } = await startElsewhere(directory)
+    const url = urlIn(report)
+    await remember(url, 'committed')
+    const session = connect(url, { max: 1, role: null })
+    const [row] = await session<{ pid: number }[]>`SELECT pg_backend_pid() AS pid`
+    const backend = row?.pid ?? 0
+    onTestFinished(() => kill(backend, 'SIGKILL'))
+    const [postmaster = 0] = await processesOf(directory)
+    kill(backend, 'SIGSTOP')
+    program.kill('SIGKILL')
+    kill(postmaster, 'SIGKILL')
+    await untilGone([program.pid ?? 0, postmaster])
+    const starting = startEmbedded(directory)
+    starting.catch(() => {}) // that is looked at below
+    const log = () => readFile(join(directory, 'postgres.log'), 'utf8')
+    await expect.poll(log).toContain('pre-existing shared memory block')
+    kill(backend, 'SIGCONT')
+    const server = await starting
+    expect(await remembered(urlOf(server))).toEqual(['committed'])
+    await session.end({ timeout: 0 })
+    await server.stop()
   })
 
   it('is adopted by the next start when the program that started it was killed', async () => {

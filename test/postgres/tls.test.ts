@@ -1,7 +1,7 @@
 import { chown, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { connect, failureOf } from '../../src/postgres/connect.ts'
 import { type EmbeddedServer, startEmbedded } from '../../src/postgres/embedded.ts'
 import { securedUrl } from '../../src/postgres/tls.ts'
@@ -40,9 +40,10 @@ beforeAll(async () => {
   await sql`ALTER SYSTEM SET ssl_ca_file = 'root.crt'`
   await sql`ALTER SYSTEM SET ssl = on`
   await sql`SELECT pg_reload_conf()`
-  // The pool's connection is from before; a new one sees the new rules.
   await sql.end()
-}, 120_000)
+  // The server takes the new rules a moment later.
+  await vi.waitFor(() => sessionOf(urlWith({ sslmode: 'verify-full', sslrootcert: files.ca })), { timeout: 60_000 })
+})
 afterAll(async () => {
   await server?.stop()
   await rm(directory, { recursive: true, force: true })

@@ -10,7 +10,7 @@ const ROUNDS = 4
 const TRIES_MAX = 10
 
 test('adding a shard may be broken off anywhere by kill -9: the same again, or the longer list, is taken', {
-  timeout: 180_000,
+  timeout: 900_000,
 }, async () => {
   const random = seededRandom(seedFor('adding broken off'))
   const urls = [await emptyDatabase(), await emptyDatabase()]

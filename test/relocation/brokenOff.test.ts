@@ -29,7 +29,7 @@ function finish(stage: Stage): void {
 
 test.each<Fate>(['lost', 'arrives at once', 'arrives last'])(
   'a move that is broken off after any step is made or undone, whole, by who takes it up, though he is broken off too: what is on its way %s',
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   (fate) => {
     const start = town()
     const seen = start.world.seen()

@@ -24,13 +24,16 @@ type Town = {
   move(slots: number[], from: number, to: number): Promise<boolean>
 }
 
+/** Slots are not opened again because a busy machine takes its time for sagas that are about to end. */
+const DRAIN_MS_MAX = 60_000
+
 /** Shards, and a mover that makes any change that it is told to. */
 async function openTown(count: number, wrapRouter = (router: Router) => router): Promise<Town> {
   const urls = await Promise.all(Array.from({ length: count }, () => migratedDatabase()))
   const api = await openApi({ url: urls[0] ?? '', moreUrls: urls.slice(1) })
   const pools = urls.map((url) => connect(url, { max: 3 }))
   const router = wrapRouter(api.router)
-  const mover = createMover({ router, pool: (shard) => pools[shard] as Sql })
+  const mover = createMover({ router, pool: (shard) => pools[shard] as Sql, drainMsMax: DRAIN_MS_MAX })
   onTestFinished(async () => {
     await Promise.all(pools.map((sql) => sql.end()))
     await api.close()

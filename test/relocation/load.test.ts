@@ -16,9 +16,11 @@ const CALLERS = 8
 const WALLETS = 12
 const FLOWS = ['local', 'across', 'several', 'hold', 'hold'] as const
 /** A change that nobody goes on with is ended by a node after 15 s; and some for a busy machine. */
-const ENDED_MS_MAX = 90_000
+const ENDED_MS_MAX = 180_000
 /** For a command that nobody kills any more. */
 const COMMAND_TRIES_MAX = 40
+/** For one that is to be met halfway. */
+const HALFWAY_TRIES_MAX = 10
 
 const urlsOf = ({ servers }: Installation) => servers.map(({ directUrl }) => directUrl())
 
@@ -86,11 +88,11 @@ async function runUnderLoad(stage: Installation, ...args: string[]): Promise<voi
 }
 
 test('two shards become three under load: nobody is refused for it, and nothing is lost or done twice', {
-  timeout: 300_000,
+  timeout: 900_000,
 }, async () => {
   const seed = seedFor('moving to a third shard')
   const stage = await startInstallation(2, NODES, WALLETS)
-  onTestFinished(stage.close, 60_000)
+  onTestFinished(stage.close)
   const onlookers = await startTraffic(stage, seed)
   await stage.grow(async () => {
     const { code, output } = await command(stage, 'move').ended
@@ -104,18 +106,28 @@ test('two shards become three under load: nobody is refused for it, and nothing 
 })
 
 test('whoever moves slots is killed, or stands still: a node ends what is half done; then a shard is drained and filled again', {
-  timeout: 400_000,
+  timeout: 1_500_000,
 }, async () => {
   const seed = seedFor('abandoned and frozen moves')
   const random = seededRandom(seed + 1_000)
   const stage = await startInstallation(3, NODES, WALLETS)
-  onTestFinished(stage.close, 60_000)
+  onTestFinished(stage.close)
   const drained = seed % 3
   const onlookers = await startTraffic(stage, seed)
-  const stop = async (how: 'killed' | 'stopped', phase: Underway['phase']): Promise<CommandProcess> => {
+  const begun = async (phase: Underway['phase'], looks: number) => {
     const mover = command(stage, 'drain', `${drained}`)
     onTestFinished(() => mover.kill())
-    const left = await halfway(stage, mover, phase, Math.floor(random() * 8))
+    return [mover, await halfway(stage, mover, phase, looks)] as const
+  }
+  const stop = async (how: 'killed' | 'stopped', phase: Underway['phase']): Promise<CommandProcess> => {
+    let [mover, left] = await begun(phase, Math.floor(random() * 8))
+    for (let tries = 1; left === undefined; tries++) {
+      // On a slow machine looks are far between, and it may be over before them.
+      const { code, output } = await mover.ended
+      expect(tries, output).toBeLessThan(HALFWAY_TRIES_MAX)
+      if (code === 0) await runUntilDone(stage, 'undrain', `${drained}`)
+      ;[mover, left] = await begun(phase, 0)
+    }
     if (how === 'killed') mover.kill()
     else mover.freeze()
     const start = Date.now()
@@ -142,17 +154,16 @@ test('whoever moves slots is killed, or stands still: a node ends what is half d
   await conclude(stage, onlookers, `moves that were killed or stopped, shard ${drained} drained and filled again`)
 })
 
-/** Waits until a change is seen to be so far on some shard, but for so many first looks. @returns what is under way then */
+/** Waits until a change is seen to be so far on some shard, but for so many first looks. @returns what is under way then; nothing if it was over before */
 async function halfway(
   stage: Installation,
   mover: CommandProcess,
   phase: Underway['phase'],
   looks: number,
-): Promise<string> {
+): Promise<string | undefined> {
   let isOver = false
-  const over = mover.ended.then(({ output }) => {
+  void mover.ended.then(() => {
     isOver = true
-    return output
   })
   for (let seen = 0; !isOver; ) {
     const found = await underway(urlsOf(stage))
@@ -160,7 +171,7 @@ async function halfway(
     if (seen <= looks) continue
     return found.map((one) => `${one.phase} on shard ${one.shard}`).join(', ') || 'nothing'
   }
-  throw new Error(`it was over before it was halfway: ${await over}`)
+  return undefined
 }
 
 async function untilNothingIsUnderway(stage: Installation): Promise<void> {
@@ -186,11 +197,11 @@ async function runUntilDone(stage: Installation, ...args: string[]): Promise<str
 }
 
 test('kill -9 of whoever moves slots, of nodes, and of a database: all is over in the end, and right', {
-  timeout: CHAOS_SECONDS * 3_000 + 400_000,
+  timeout: CHAOS_SECONDS * 3_000 + 1_200_000,
 }, async () => {
   const seed = seedFor(`chaos of ${CHAOS_SECONDS} s while slots move`)
   const stage = await startInstallation(3, NODES, WALLETS)
-  onTestFinished(stage.close, 60_000)
+  onTestFinished(stage.close)
   const { servers, keepers } = stage
   const onlookers = await startTraffic(stage, seed)
   const end = Date.now() + CHAOS_SECONDS * 1000

@@ -9,7 +9,7 @@ describe.each([
   ['one request after the other, compared with one shard', playInTurn],
   ['several clients at once, whose nodes crash', playAtOnce],
 ] as const)('slots move while work goes on: %s', (name, play) => {
-  test.each([2, 3, 4])('on %i shards', { timeout: 120_000 }, (shards) => {
+  test.each([2, 3, 4])('on %i shards', (shards) => {
     const sums: Record<string, number> = {}
     // Not shrunk: that takes longer than to look into what the seed gives.
     fc.assert(

@@ -162,7 +162,7 @@ describe('the mover', () => {
     }
     expect(ends.made).toBeGreaterThan(50)
     expect(ends.undone).toBeGreaterThan(50)
-  }, 120_000)
+  })
 
   test('leaves no shard closed when another could not be', async () => {
     const world = start.world.copied()

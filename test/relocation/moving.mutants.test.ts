@@ -7,7 +7,7 @@ import { playAtOnce, playInTurn, scenarios } from './moving.scenarios.ts'
 const SEED = 1
 const RUNS = 600
 
-test.each(Object.entries(MUTANTS))('a mistake is found: %s', { timeout: 120_000 }, (_, protocol) => {
+test.each(Object.entries(MUTANTS))('a mistake is found: %s', (_, protocol) => {
   let found: unknown
   for (const scenario of fc.sample(scenarios(3), { seed: SEED, numRuns: RUNS })) {
     for (const play of [playInTurn, playAtOnce]) {

@@ -15,7 +15,7 @@ beforeAll(async () => {
   api = await openApi({ url: urls[0] ?? '', moreUrls: urls.slice(1) })
   pools = urls.map((url) => connect(url, { max: 2 }))
   const pool = (shard: number) => pools[shard] as Sql
-  mover = createMover({ router: api.router, pool })
+  mover = createMover({ router: api.router, pool, drainMsMax: 60_000 })
 })
 afterAll(async () => {
   await Promise.all((pools ?? []).map((sql) => sql.end()))

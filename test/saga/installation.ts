@@ -7,7 +7,7 @@ import { listOf, type ShardServer, startShardServer, startShardServers } from '.
 import { Traffic } from './traffic.ts'
 
 /** Sagas that wait are given up after 20 s; that, and what it takes to notice, on a busy machine. */
-const OVER_MS_MAX = 90_000
+const OVER_MS_MAX = 180_000
 
 /** Servers, nodes and traffic; all real, all of their own. */
 export type Installation = {

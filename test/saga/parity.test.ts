@@ -23,7 +23,7 @@ const scenario = fc.record({
 
 test.each([2, 3])(
   'whatever is asked, one after the other, comes to the same on %i shards as on one',
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   (count) => {
     const tally = new Map<string, number>()
     const tell = (what: string) => tally.set(what, (tally.get(what) ?? 0) + 1)

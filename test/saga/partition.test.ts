@@ -12,7 +12,7 @@ const FIRST_AWAY_SECONDS = AWAY_SECONDS + 10
 /** So many transfers must be decided within the other shard towards the end of the outage; a caller that waits for the lost one makes a few. */
 const MEANWHILE = 40
 const LOCAL_CALLERS = 6
-const MEANWHILE_MS_MAX = 60_000
+const MEANWHILE_MS_MAX = 120_000
 
 const stopped = { away: (server: ShardServer) => server.freeze(), back: (server: ShardServer) => server.thaw() }
 const cutOff = {
@@ -29,8 +29,8 @@ describe('when one of two shards is lost under load', () => {
 
   beforeAll(async () => {
     stage = await startInstallation(2, 1, 6)
-  }, 120_000)
-  afterAll(() => stage?.close(), 60_000)
+  })
+  afterAll(() => stage?.close())
 
   test.each([
     { name: 'the second shard is stopped', lost: 1, seconds: AWAY_SECONDS, ...stopped },
@@ -39,7 +39,7 @@ describe('when one of two shards is lost under load', () => {
     { name: 'the first shard, which keeps the keys, is stopped', lost: 0, seconds: FIRST_AWAY_SECONDS, ...stopped },
   ])(
     '$name: the other goes on, what needs both waits or comes to nothing, and all is made up for afterwards',
-    { timeout: AWAY_SECONDS * 5_000 + 240_000 },
+    { timeout: AWAY_SECONDS * 5_000 + 600_000 },
     async ({ name, lost, seconds, away, back }) => {
       const seed = seedFor(name)
       const { servers, traffic, untilOver } = stage
@@ -64,7 +64,7 @@ describe('when one of two shards is lost under load', () => {
       const returned = Date.now()
 
       // What had to wait got an answer, and the shard works as before.
-      await untilMore(traffic, lost, 20, 90_000)
+      await untilMore(traffic, lost, 20, 180_000)
       const usedMs = Date.now() - returned
       await traffic.rest()
       await untilOver()
@@ -81,7 +81,7 @@ describe('when one of two shards is lost under load', () => {
 
   test('in the end there is one answer to everything that was asked, and the books are right', async () => {
     await stage.conclude()
-  }, 240_000)
+  })
 })
 
 /** Waits until so many more transfers were decided within a shard: made or refused, for what waits for the lost shard reserves all that its payers have. */

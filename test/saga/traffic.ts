@@ -26,7 +26,7 @@ export type Flow = 'local' | 'across' | 'several' | 'hold'
 
 const FUNDS = 5_000
 const BALANCE_MAX = 6_000
-const SETTLE_MS_MAX = 90_000
+const SETTLE_MS_MAX = 180_000
 const AT_ONCE = 16
 /** Callers think about what they ask next: without that they would take all of the machine, and what else runs on it would crawl. */
 const THINK_MS_MAX = 100

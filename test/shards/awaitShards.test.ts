@@ -32,13 +32,14 @@ describe('a node that is started while a shard is away', () => {
     const node = await starting
     onTestFinished(() => node.kill())
     const client = clientOf(node.send, settings.demoKey)
-    expect(await client.get('/readyz')).toMatchObject({ status: 200, body: { status: 'ready' } })
+    const ready = () => client.get('/readyz')
+    // Shards that take longer than two seconds count as silent: a busy machine may take that.
+    await expect.poll(ready).toMatchObject({ status: 200, body: { status: 'ready' } })
     second.passage.cut()
-    expect((await client.get('/readyz')).body).toEqual({ status: 'degraded', silentShards: [1] })
+    await expect.poll(async () => (await ready()).body).toEqual({ status: 'degraded', silentShards: [1] })
     first.passage.cut()
-    const none = await client.get('/readyz')
-    expect(none).toMatchObject({ status: 503, body: { detail: 'No shard answers: 0, 1.' } })
-  }, 180_000)
+    await expect.poll(ready).toMatchObject({ status: 503, body: { detail: 'No shard answers: 0, 1.' } })
+  })
 
   test('ends with code 1 when the time to wait is over, and names the shard without its password', async () => {
     const url = new URL(await emptyDatabase())

@@ -177,8 +177,8 @@ export type ApiOptions = {
   sagaOptions?: { giveUpMs?: number }
   /** Puts something else in place of the shards. */
   wrapRouter?: (router: Router) => Router
-  /** How long the app waits for sagas. */
-  sagaWaitMs?: number
+  /** How long the app waits for a saga that begins now. */
+  sagaWaitMs?: () => number
   /** Which webhook endpoints may be named; no name server is asked about their names. */
   webhookRules?: TargetRules
   /** What wakes the streams; the chains themselves if nothing else is given. */
@@ -313,8 +313,8 @@ function isStream(path: string): boolean {
   return /^\/v1\/wallets\/[^/]+\/events/.test(path)
 }
 
-function waiting(sagas: Sagas, ms: number | undefined): Sagas {
-  return ms === undefined ? sagas : { ...sagas, submit: (request) => sagas.submit(request, ms) }
+function waiting(sagas: Sagas, waitMs: (() => number) | undefined): Sagas {
+  return waitMs === undefined ? sagas : { ...sagas, submit: (request) => sagas.submit(request, waitMs()) }
 }
 
 function textHeaders(headers: Record<string, unknown>): Record<string, string | undefined> {
