@@ -6,7 +6,6 @@ import { formatId } from '../src/core/ids.ts'
 import { startEmbedded } from '../src/postgres/embedded.ts'
 import { whyUnavailable } from '../test/services/available.ts'
 import { type Haproxy, startHaproxy } from '../test/services/haproxy.ts'
-import { coresApart, keepTo } from './cores.ts'
 import { drawCurve, type Step } from './curve.ts'
 import { fund, migrated, openTenant } from './ledger.ts'
 import { seededRandom, uniform } from './load.ts'
@@ -35,14 +34,11 @@ const RECOVERY_SECONDS = 10
 
 /**
  * Single transfers that arrive at a constant rate at a node in a process of its own: more and more until it breaks, then up to three times
- * that, then half of it. Behind the balancer that the project ships (deploy/haproxy), unless asked otherwise. The load generator has a core of
- * its own, where that can be: at three times the load it needs three times as much, which should not be taken from what is measured. The
- * balancer, the node and PostgreSQL share the others.
+ * that, then half of it. Behind the balancer that the project ships (deploy/haproxy), unless asked otherwise. The load generator, the balancer,
+ * the node and PostgreSQL share the machine.
  */
 export async function benchOverload({ accounts, seconds, seed, json, svg, direct }: OverloadOptions): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'zerosum-bench-'))
-  const cores = await coresApart()
-  if (cores) await keepTo(cores.measured)
   const server = await startEmbedded(directory)
   let node: ChildProcess | undefined
   let balancer: Haproxy | undefined
@@ -55,16 +51,10 @@ export async function benchOverload({ accounts, seconds, seed, json, svg, direct
     const started = await startNode(url)
     node = started.node
     const { pid } = node
-    if (cores) await keepTo(cores.generator)
     const why = direct ? 'as asked' : await whyUnavailable('haproxy')
     if (why === undefined) balancer = await startHaproxy([new URL(started.url).host])
     const front = balancer?.url ?? started.url
-    if (!json) {
-      console.log(why === undefined ? 'behind HAProxy;' : `without a balancer: ${why};`)
-      console.log(
-        cores ? `the load generator on core ${cores.generator}, the rest on ${cores.measured}` : 'on the same cores',
-      )
-    }
+    if (!json) console.log(why === undefined ? 'behind HAProxy:' : `without a balancer: ${why}`)
     const load = (perSecond: number, seconds: number) =>
       offer({
         ...{ url: front, path: '/v1/transfers', perSecond, seconds },
@@ -93,7 +83,9 @@ export async function benchOverload({ accounts, seconds, seed, json, svg, direct
     const beyond: Step[] = []
     for (const times of TIMES) beyond.push(await step(breaking * times))
     const after = await load(breaking / 2, RECOVERY_SECONDS)
-    const recoverySeconds = after.refusedBySecond.findLastIndex((refused) => refused > 0) + 1
+    // The first second in which nothing was refused.
+    const calm = after.refusedBySecond.indexOf(0)
+    const recoverySeconds = calm < 0 ? RECOVERY_SECONDS : calm
 
     const steps = [...climb, ...beyond].toSorted((a, b) => a.offered - b.offered)
     const peak = Math.max(...steps.map(({ goodput }) => goodput))
@@ -110,7 +102,7 @@ export async function benchOverload({ accounts, seconds, seed, json, svg, direct
       recoverySeconds,
     }
     if (svg !== undefined) await writeFile(svg, drawCurve(steps, breaking))
-    if (json) console.log(JSON.stringify({ accounts, seed, cores, steps, found }, null, 2))
+    if (json) console.log(JSON.stringify({ accounts, seed, steps, found }, null, 2))
     else {
       console.log(
         `goodput at 3 times the breaking point / peak: ${found.goodputAtThreeTimes.toFixed(2)} (the bar is 0.80)`,
@@ -118,7 +110,7 @@ export async function benchOverload({ accounts, seconds, seed, json, svg, direct
       console.log(`p99 of what was accepted, at worst: ${found.p99Ms.toFixed(0)} ms (the bar is 1,000)`)
       console.log(`refused with something else than 429 or 503: ${found.otherStatuses.join(', ') || 'nothing'}`)
       console.log(`memory at 3 times / when it broke: ${found.memory.toFixed(2)}`)
-      console.log(`seconds after the flood until the last refusal: ${recoverySeconds} (the bar is 5)`)
+      console.log(`seconds after the flood until nothing was refused for one: ${recoverySeconds} (the bar is 5)`)
     }
   } finally {
     await balancer?.process.stop()

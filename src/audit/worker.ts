@@ -1,8 +1,14 @@
+import { setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
 import { type Verification, verifyAll } from './verification.ts'
 
 /** What the thread is asked: to look at everything, or at what came since the last time it was asked. */
 export type Ask = { readonly what: 'whole' | 'since'; readonly urls: readonly string[] }
+
+/** Of `nice`: on a full machine this thread gets about a third of what one gets that serves callers. */
+const NICE = 5
+// On Linux a thread has a priority of its own (setpriority(2), "C library/kernel differences"); elsewhere it would be the whole process's.
+if (process.platform === 'linux') setPriority(NICE)
 
 let last: Verification | undefined
 
