@@ -17,16 +17,20 @@ type FakeNode = {
   /** Answers the first that is held. */
   answer(): void
   isReady: boolean
+  /** Over which calls have come. */
+  readonly connections: ReadonlySet<unknown>
 }
 
 async function startFakeNode(): Promise<FakeNode> {
   const held: FakeNode['held'] = []
+  const connections = new Set<unknown>()
   const server = createServer(async (request: IncomingMessage, answer) => {
     const { method = '', url: path = '', headers } = request
     if (path === '/readyz') {
       answer.writeHead(node.isReady ? 200 : 503).end()
       return
     }
+    connections.add(request.socket)
     // Whoever asked may be gone before all of it has come: when a test is over, for one.
     const body = await text(request).catch(() => undefined)
     if (body === undefined) return
@@ -39,7 +43,7 @@ async function startFakeNode(): Promise<FakeNode> {
   })
   const node: FakeNode = {
     host: `127.0.0.1:${(server.address() as AddressInfo).port}`,
-    held,
+    ...{ held, connections },
     answer: () => held.shift()?.answer.writeHead(200, { 'content-type': 'application/json' }).end('{}'),
     isReady: true,
   }
@@ -272,6 +276,18 @@ describeWith('haproxy', 'the balancer', () => {
       expect((await ask(balancer, path)).status).toBe(404)
     }
     expect(node.held).toEqual([])
+  })
+
+  test('strangers do not open a connection to a node each', async () => {
+    const node = await startFakeNode()
+    const balancer = await startBefore([node.host], PATIENT)
+    for (let stranger = 0; stranger < 20; stranger++) {
+      const [answered] = await payAtOnce(balancer, 1, 'a', `${stranger}`)
+      await until(() => node.held.length === 1)
+      node.answer()
+      await answered
+    }
+    expect(node.connections.size).toBeLessThan(10)
   })
 
   test('a node that is not there is none', async () => {
