@@ -3,7 +3,7 @@ import { SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import { formatId } from '../core/ids.ts'
 import { inSpans } from '../observe/spans.ts'
 import { connect } from '../postgres/connect.ts'
-import { createHostGuard } from './hostGuard.ts'
+import { createHostGuard, TRIAL_MS } from './hostGuard.ts'
 import { judge, type Verdict } from './schedule.ts'
 import { type Reply, send } from './send.ts'
 import { sign } from './signature.ts'
@@ -75,7 +75,7 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
   const { rules, onTrouble, onDelivered, clockMs = Date.now, ca } = options
   const { intervalMs = INTERVAL_MS, callMsMax = CALL_MS_MAX, slowMs = SLOW_MS } = options
   const sql = connect(options.url, { max: CONNECTIONS, name: 'zerosum webhooks', answerMsMax: ANSWER_MS_MAX })
-  const hosts = createHostGuard({ reachMsMax: callMsMax })
+  const hosts = createHostGuard()
   const stopping = new AbortController()
   /** Each ends a call that is under way. */
   const calls = new Set<AbortController>()
@@ -148,6 +148,10 @@ export function startDispatcher(options: DispatcherOptions): Dispatcher {
       return await giveBack(sql, delivery.id, delivery.attempt, clockMs() * 1000)
     }
     const nowMs = clockMs()
+    if (reply.isBeingTried) {
+      // In a moment it is known whether the host is there again: that should cost nobody an attempt.
+      return await giveBack(sql, delivery.id, delivery.attempt, (nowMs + TRIAL_MS * (1 + Math.random())) * 1000)
+    }
     const tookMs = Math.round(performance.now() - began)
     const attempt = {
       deliveryId: delivery.id,

@@ -8,8 +8,13 @@ import {
 } from 'cockatiel'
 import { LRUCache } from 'lru-cache'
 
-/** A call was not made: its host could not be reached lately. It is tried again in so long, at the earliest. */
-export type PutOff = { readonly putOffMs: number }
+/** A call was not made: its host could not be reached lately. */
+export type PutOff = {
+  /** It is tried again in so long, at the earliest. */
+  readonly putOffMs: number
+  /** It is being tried right now: whether it can be reached will be known then. */
+  readonly isBeingTried: boolean
+}
 
 /**
  * What stands before the calls to hosts: a breaker for each. It opens when a host could not be *reached* several times in a row: its name
@@ -29,8 +34,6 @@ export type HostGuard = {
 }
 
 export type HostGuardOptions = {
-  /** How long a call may take until the host is reached: so long others wait for a trial. */
-  readonly reachMsMax: number
   /** So many hosts are known at once. */
   readonly hostsMax?: number
 }
@@ -51,13 +54,15 @@ export const FAILURES_MAX = 5
 export const OPEN_MS = 1_000
 /** Half of what an endpoint rests that has been failing for long: of one that is alone on its host, every attempt is made by then. */
 export const OPEN_MS_MAX = 30_000
+/** It takes a trial no longer than that to reach a host, as a rule. */
+export const TRIAL_MS = 1_000
 /** It is open for up to this share less, so that nodes and hosts do not try together. */
 const JITTER = 0.25
 /** Nothing is kept of hosts that are reached. Of others so many are known, and so long after the last call; then it begins anew. */
 const HOSTS_MAX = 5_000
 export const KNOWN_MS = 600_000
 
-export function createHostGuard({ reachMsMax, hostsMax = HOSTS_MAX }: HostGuardOptions): HostGuard {
+export function createHostGuard({ hostsMax = HOSTS_MAX }: HostGuardOptions = {}): HostGuard {
   // By the clock that cockatiel goes by.
   const perf = { now: () => Date.now() }
   const hosts = new LRUCache<string, Known>({ max: hostsMax, ttl: KNOWN_MS, updateAgeOnGet: true, perf })
@@ -78,9 +83,6 @@ export function createHostGuard({ reachMsMax, hostsMax = HOSTS_MAX }: HostGuardO
       },
     )
     const known: Known = { breaker, failures, calls: 0, againMs: 0 }
-    breaker.onHalfOpen(() => {
-      known.againMs = Date.now() + reachMsMax
-    })
     hosts.set(host, known)
     return known
   }
@@ -104,7 +106,9 @@ export function createHostGuard({ reachMsMax, hostsMax = HOSTS_MAX }: HostGuardO
         return await made.promise
       } catch (error) {
         if (!(error instanceof BrokenCircuitError)) throw error
-        return { putOffMs: Math.min(Math.max(known.againMs - Date.now(), 0), Math.max(OPEN_MS_MAX, reachMsMax)) }
+        const isBeingTried = breaker.state === CircuitState.HalfOpen
+        const openMs = Math.min(Math.max(known.againMs - Date.now(), 0), OPEN_MS_MAX)
+        return { putOffMs: isBeingTried ? TRIAL_MS : openMs, isBeingTried }
       } finally {
         known.calls--
         const isFine = breaker.state === CircuitState.Closed && failures.state === 0

@@ -14,6 +14,8 @@ export type Reply = {
   readonly response: string | null
   /** Only if the call was not made, because its host could not be reached lately: for so long it will not be called. */
   readonly putOffMs?: number
+  /** Somebody else tries right now whether it can be. */
+  readonly isBeingTried?: boolean
 }
 
 export type SendOptions = {

@@ -1,8 +1,9 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { type AddressInfo, createServer as createTcpServer } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
-import { FAILURES_MAX, OPEN_MS, OPEN_MS_MAX } from '../../src/webhooks/hostGuard.ts'
+import { FAILURES_MAX, OPEN_MS, OPEN_MS_MAX, TRIAL_MS } from '../../src/webhooks/hostGuard.ts'
 import { FAILING_US_MAX } from '../../src/webhooks/sql/recordAttempt.ts'
 import type { TargetRules } from '../../src/webhooks/target.ts'
 import { openReceiver } from './receiver.ts'
@@ -95,7 +96,11 @@ describe('a host that refuses connections', () => {
     // Still down: the trial fails, and nothing else is called.
     vi.setSystemTime(Date.now() + OPEN_MS)
     stage.clock.nowMs += 10_000
-    await stage.deliveries(triedTimes(2))
+    // Those that come while it is being tried come again a moment later.
+    while (!triedTimes(2)(await stage.deliveries())) {
+      stage.clock.nowMs += 2_000
+      await sleep(50)
+    }
     expect(asked.length - before).toBe(1)
     const calls: string[] = []
     const server = createServer((request, answer) => {
@@ -115,6 +120,33 @@ describe('a host that refuses connections', () => {
     expect(calls.sort()).toEqual(Array.from({ length: 8 }, (_, i) => `/${i}`))
     expect(dispatcher.unreachableHosts()).toBe(0)
     expect(dispatcher.troubles).toEqual([])
+  })
+
+  it('costs nobody an attempt while somebody else tries whether it is back', async () => {
+    let isSlow = false
+    const trial = Promise.withResolvers<void>()
+    onTestFinished(() => trial.resolve())
+    const resolve = async () => {
+      if (isSlow) await trial.promise
+      return ['127.0.0.1']
+    }
+    const stage = await openStage({ allowPrivate: true, resolve })
+    const port = await closedPort()
+    for (let i = 0; i < FAILURES_MAX; i++) await stage.listen(`http://down.example.com:${port}/${i}`)
+    stage.dispatch()
+    await stage.happen({})
+    await stage.deliveries(triedTimes(1))
+    vi.setSystemTime(Date.now() + OPEN_MS)
+    isSlow = true
+    stage.clock.nowMs += 10_000
+    const waiting = await stage.deliveries((rows) => rows.filter((row) => row.is_taken).length === 1)
+    for (const row of waiting.filter((row) => !row.is_taken)) {
+      expect(row.tries).toBe(1)
+      expect(row.due_us / 1000 - stage.clock.nowMs).toBeLessThanOrEqual(2 * TRIAL_MS)
+    }
+    expect(await errors(stage)).toHaveLength(FAILURES_MAX)
+    trial.resolve()
+    await stage.deliveries((rows) => rows.some((row) => row.tries === 2 && !row.is_taken))
   })
 
   it('is called for another tenant as if nothing had been', async () => {

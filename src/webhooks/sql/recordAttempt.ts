@@ -76,9 +76,9 @@ export async function recordAttempt(sql: Sql, attempt: Attempt, nowUs: number): 
   return row?.settled ?? false
 }
 
-/** Gives back what was taken and not made: another node may have it at once. */
-export async function giveBack(sql: Sql, deliveryId: string, number: number, nowUs: number): Promise<void> {
+/** Gives back what was taken and not made: any node may have it, from then on. */
+export async function giveBack(sql: Sql, deliveryId: string, number: number, dueUs: number): Promise<void> {
   await sql`
-    UPDATE webhook_deliveries SET due_us = ${nowUs}, is_taken = false, tries = tries - 1
+    UPDATE webhook_deliveries SET due_us = ${Math.round(dueUs)}, is_taken = false, tries = tries - 1
     WHERE id = ${deliveryId} AND attempts = ${number} AND is_taken`
 }
