@@ -149,6 +149,10 @@ test('every mistake in the settings is told at once, by its name, without what m
     REDIS_URL: 'http://u:secret@a',
     ZEROSUM_DEMO_KEY: 'secret',
     ZEROSUM_WEBHOOKS_ALLOW_PRIVATE: 'maybe',
+    ZEROSUM_TENANT_RATE: '0',
+    ZEROSUM_AGE_MS_MAX: '9',
+    ZEROSUM_CONNECTIONS_MAX: '1.5',
+    ZEROSUM_CONNECTIONS_PER_ADDRESS_MAX: '0',
     ZEROSUM_DRAIN_MS: '-1',
     ZEROSUM_START_WAIT_MS: 'long',
   }

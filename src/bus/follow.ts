@@ -164,7 +164,7 @@ export function follow(options: FollowOptions): { stop(): Promise<void> } {
   }
 }
 
-/** Full jitter, so that nodes that failed together don't come back together. @param failures before, one after the other */
+/** Half of it is chance, so that nodes that failed together don't come back together. @param failures before, one after the other */
 export function backoffMs(failures: number): number {
   return Math.min(RETRY_MS_MAX, RETRY_MS * 2 ** Math.min(failures, 10)) * (0.5 + Math.random() / 2)
 }

@@ -26,11 +26,13 @@ export type ServersAsked = {
   readonly isEmbedded: boolean
   /** Requests that are posted later wait in Kafka: nobody looks at those in the tables. */
   readonly hasKafka: boolean
+  /** This machine's clock, in milliseconds since 1970. */
+  readonly nowMs?: () => number
 }
 
 /** All databases, each by itself; then whether their servers have room for the connections of the nodes that run. */
-export async function checkServers({ urls, isEmbedded, hasKafka }: ServersAsked): Promise<Finding[]> {
-  const looked = await Promise.all(urls.map((url, shard) => checkShard(url, shard, { isEmbedded, hasKafka })))
+export async function checkServers({ urls, ...asked }: ServersAsked): Promise<Finding[]> {
+  const looked = await Promise.all(urls.map((url, shard) => checkShard(url, shard, asked)))
   const nodes = looked[0]?.nodes ?? 0
   const rooms = looked.flatMap(({ room }, shard) => (room ? [{ shard, ...room }] : []))
   const servers = [...new Set(rooms.map(({ server }) => server))].map((server) => checkRoom(rooms, server, nodes))
@@ -43,7 +45,7 @@ type Room = { readonly server: string; readonly connections: number }
 async function checkShard(
   url: string,
   shard: number,
-  { isEmbedded, hasKafka }: Pick<ServersAsked, 'isEmbedded' | 'hasKafka'>,
+  { isEmbedded, hasKafka, nowMs = Date.now }: Omit<ServersAsked, 'urls'>,
 ): Promise<{ findings: readonly Finding[]; room?: Room; nodes?: number }> {
   const notes = notesOn(`shard ${shard}`)
   const { findings } = notes
@@ -51,7 +53,7 @@ async function checkShard(
   try {
     await sql`SELECT 1` // to connect takes its time, and says nothing of the clock
     if (!(await checkServer(sql, notes))) return { findings }
-    await checkClock(sql, notes)
+    await checkClock(sql, notes, nowMs)
     await checkDurability(sql, notes)
     if (!isEmbedded) await checkCopies(sql, notes)
     const [table] = await sql<{ there: boolean }[]>`SELECT to_regclass('chain_head') IS NOT NULL AS there`
@@ -116,11 +118,11 @@ async function checkServer(sql: Sql, notes: Notes): Promise<boolean> {
 }
 
 /** A node takes the times of blocks from its own clock. */
-async function checkClock(sql: Sql, notes: Notes): Promise<void> {
-  const beforeMs = Date.now()
+async function checkClock(sql: Sql, notes: Notes, nowMs: () => number): Promise<void> {
+  const beforeMs = nowMs()
   const [row] = await sql<{ ms: number }[]>`
     SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS ms`
-  const afterMs = Date.now()
+  const afterMs = nowMs()
   // The answer was made some time in between.
   const skewMs = Math.max(0, beforeMs - (row?.ms ?? 0), (row?.ms ?? 0) - afterMs)
   const says = `its clock is ${skewMs < 1 ? 'that of this machine' : `${Math.round(skewMs)} ms away from that of this machine`}`

@@ -75,6 +75,19 @@ describe('the databases', () => {
     expect(says).toMatch(/^shards 0, 1: \d+ connections; a node takes up to 41/m)
   })
 
+  test.each([
+    ['a little', 'warn', 4_000],
+    ['far', 'fail', 60_000],
+  ])("whose clock is %s away from this machine's, ahead or behind, are told of: %s", async (_, level, ms) => {
+    const [url = ''] = urls
+    for (const awayMs of [ms, -ms]) {
+      const nowMs = () => Date.now() + awayMs
+      expect(faultsOf(await checkServers({ urls: [url], isEmbedded: false, hasKafka: false, nowMs }))).toEqual([
+        expect.stringMatching(`^${level} shard 0: its clock is [1-9]\\d+ ms away from that of this machine$`),
+      ])
+    }
+  })
+
   test('that are new are a warning', async () => {
     expect(faultsOf(await look([await emptyDatabase()]))).toEqual(['warn shard 0: the database has no schema yet'])
   })

@@ -188,9 +188,10 @@ describeWith('kafka', 'through Kafka', () => {
   })
 })
 
-test('a block that joins many requests is in one trace, and linked with each of the others', async () => {
+test('a block that joins many requests is in one trace, linked with each of the others, and its log line has its span', async () => {
   const receiver = await openTraceReceiver()
-  const { client, node, payer, near } = await start({ otel: toReceiver(receiver.url) })
+  const log = { form: 'json', level: 'info' } as const
+  const { client, node, payer, near } = await start({ otel: toReceiver(receiver.url), log })
   const callers = Array.from({ length: 20 }, () => callerContext())
   await Promise.all(callers.map(({ headers }) => client.pay(payer, near, 1, { headers })))
   expect(await node.stop()).toBe(0)
@@ -207,6 +208,14 @@ test('a block that joins many requests is in one trace, and linked with each of 
     const [block] = mineOrLinked ?? []
     if (block?.parentId !== post.spanId) expect(post.links).toEqual([block?.spanId])
   }
+  const lines = node
+    .output()
+    .split('\n')
+    .filter((line) => line.includes('"msg":"block"'))
+  const told = lines.map((line) => JSON.parse(line)).filter(({ traceId }) => traces.has(traceId))
+  const spansOf = (things: readonly { traceId: string; spanId: string }[] = []) =>
+    things.map(({ traceId, spanId }) => `${traceId} ${spanId}`).sort()
+  expect(spansOf(told)).toEqual(spansOf(blocks))
 })
 
 test('a refusal is in the trace, and in the webhook of it', async () => {
