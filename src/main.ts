@@ -17,6 +17,7 @@ import { webhooksGroup } from './consumers/webhooksGroup.ts'
 import type { Block } from './core/block.ts'
 import { openDatabases } from './databases.ts'
 import { type Demo, ensureDemo } from './demo.ts'
+import { connectForCallers } from './guard/callers.ts'
 import { startShedding } from './guard/shedding.ts'
 import { createTenantRate } from './guard/tenantRate.ts'
 import { buildApp } from './http/app.ts'
@@ -57,9 +58,6 @@ const CLOSE_MS_MAX = 12_000
 const CONSUMER_MS_MAX = 30_000
 /** Beside the drain. Together with its default less than what Kubernetes gives a pod, 30 s. */
 const STOP_MS_MAX = 24_000
-/** For what callers wait for on the first shard: tenants, webhook endpoints, the last audit. */
-const CALLER_CONNECTIONS = 2
-const CALLER_MS_MAX = 5_000
 /** Deliveries of webhooks that are counted for metrics at most. */
 const PENDING_COUNT_MAX = 10_000
 
@@ -163,15 +161,12 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     })
     stopping.add('answers', 'changes of the shard map', () => recovery.stop())
     const firstUrl = databases.urls[0] ?? ''
-    const first = connect(firstUrl, { max: CALLER_CONNECTIONS, name: 'zerosum callers', answerMsMax: CALLER_MS_MAX })
+    // Tenants, webhook endpoints, the last audit.
+    const first = connectForCallers(firstUrl, 'zerosum callers')
     stopping.add('pools', 'connections for callers', () => first.end())
     const directory = createDirectory(first)
     // What may wait for locks, or is long, is not before keys.
-    const answering = connect(firstUrl, {
-      max: CALLER_CONNECTIONS,
-      name: 'zerosum answers',
-      answerMsMax: CALLER_MS_MAX,
-    })
+    const answering = connectForCallers(firstUrl, 'zerosum answers')
     stopping.add('pools', 'connections for long answers', () => answering.end())
 
     const wantsDemo = config.shardUrls.length === 0 || config.demoKey !== undefined

@@ -11,7 +11,7 @@ import {
 } from 'cockatiel'
 import { ConnectionLost, failureOf } from '../postgres/connect.ts'
 
-/** Too many reads wait for a database already: this one was not begun, and may be asked again. */
+/** Too many calls wait for a database already: this one was not begun, and may be asked again. */
 export class ReadsSaturated extends Error {}
 
 /** What stands before the reads of one database. */
@@ -25,12 +25,14 @@ export type ReadGuardOptions = {
   /** As many as there are connections. */
   atOnceMax: number
   waitingMax?: number
+  /** How many of the last calls the breaker looks at. */
+  window?: number
   /** How long the breaker stays open at first and at most; longer each time that a try has failed. */
   openMs?: number
   openMsMax?: number
 }
 
-/** The breaker opens when half of the last so many calls found the database unreachable, but not before so many were made. */
+/** The breaker opens when more than half of the last so many calls found the database unreachable, but not before so many were made. */
 const WINDOW = 20
 const CALLS_MIN = 5
 
@@ -41,6 +43,7 @@ const CALLS_MIN = 5
 export function createReadGuard({
   atOnceMax,
   waitingMax = 500,
+  window = WINDOW,
   openMs = 500,
   openMsMax = 5_000,
 }: ReadGuardOptions): ReadGuard {
@@ -48,7 +51,11 @@ export function createReadGuard({
     handleWhen((error) => failureOf(error) === 'unreachable'),
     {
       halfOpenAfter: new ExponentialBackoff({ initialDelay: openMs, maxDelay: openMsMax }),
-      breaker: new CountBreaker({ threshold: 0.5, size: WINDOW, minimumNumberOfCalls: CALLS_MIN }),
+      breaker: new CountBreaker({
+        threshold: 0.5,
+        size: window,
+        minimumNumberOfCalls: Math.min(CALLS_MIN, Math.ceil(window / 2)),
+      }),
     },
   )
   const policy = wrap(bulkhead(atOnceMax, waitingMax), breaker)
@@ -61,7 +68,7 @@ export function createReadGuard({
         return await policy.execute(work)
       } catch (error) {
         if (error instanceof BulkheadRejectedError)
-          throw new ReadsSaturated(`${waitingMax} reads wait for the database already`, { cause: error })
+          throw new ReadsSaturated(`${waitingMax} calls wait for the database already`, { cause: error })
         if (error instanceof BrokenCircuitError)
           throw new ConnectionLost('the database was silent lately and is not asked for a moment', { cause: error })
         throw error

@@ -82,7 +82,7 @@ export function knownError(error: FastifyError): ZerosumError | undefined {
   if (error instanceof RequestUndecided) return new ZerosumError('moving')
   // It is on a shard that this node does not know.
   if (error instanceof LedgerUnavailable) return new ZerosumError('ledger_unavailable')
-  if (error instanceof ReadsSaturated) return new ZerosumError('saturated', 'Too many reads wait for the database.')
+  if (error instanceof ReadsSaturated) return new ZerosumError('saturated', 'Too many calls wait for the database.')
   if (failureOf(error) === 'unreachable') return new ZerosumError('ledger_unavailable')
   const { statusCode = 500 } = error
   return statusCode >= 400 && statusCode < 500 ? new ZerosumError('bad_request', error.message) : undefined

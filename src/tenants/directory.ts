@@ -1,5 +1,6 @@
 import { hash, randomBytes } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
+import { ReadsSaturated } from '../guard/readGuard.ts'
 import { connectOrShare, failureOf, type Sql } from '../postgres/connect.ts'
 import { newId } from '../shards/newId.ts'
 
@@ -22,6 +23,7 @@ export type Directory = {
   /**
    * Who a key belongs to; `undefined` if it is unknown or revoked. A revoked key may work for up to 10 s more; and while the first
    * shard can't be reached, for up to an hour, so that the other shards go on.
+   * @throws ReadsSaturated if too many keys that are not known wait to be looked up; what the pool throws
    */
   authenticate(key: string): Promise<Principal | undefined>
   /** The same for the name in a client's certificate (tls/certificateName.ts), which is kept like a key. */
@@ -78,10 +80,12 @@ const BELIEVED_MS = 3_600_000
 /** A known key does not wait longer than that for being looked up again. */
 const PATIENCE_MS = 250
 const KEYS_MAX = 10_000
+/** So many keys that are not known are looked up at once; fewer than may wait for the database, so that those that are known have room. */
+export const STRANGERS_MAX = 400
 const ANSWER_MS_MAX = 5_000
 
-/** What was found of a key; `undefined` is nothing. */
-type Known = { readonly principal: Principal | undefined; readonly sinceMs: number }
+/** Whose a key was found to be. */
+type Known = { readonly principal: Principal; readonly sinceMs: number }
 type LookUp = { readonly sinceMs: number; readonly found: Promise<Principal | undefined> }
 
 /** @param place the first shard's database: its URL, or a pool on it that others use too */
@@ -90,8 +94,11 @@ export function createDirectory(place: string | Sql): Directory {
   const hashOf = (key: string) => hash('sha256', key)
   // No key has a space in it, so nobody can send one that is taken for a certificate.
   const hashOfCertificate = (name: string) => hash('sha256', `certificate ${name}`)
-  // Unknown keys are remembered too, so that guessing does not reach the database.
   const keys = new LRUCache<string, Known>({ max: KEYS_MAX })
+  // Since when a key is known to be nobody's, so that repeating it does not reach the database; apart, so that those who make keys up do not
+  // have the real ones forgotten, which must be believed while the database is away.
+  const strangers = new LRUCache<string, number>({ max: KEYS_MAX })
+  let strangersWaiting = 0
   const lookUps = new Map<string, LookUp>()
   const tenants = new LRUCache<string, Promise<boolean>>({ max: KEYS_MAX })
 
@@ -99,7 +106,12 @@ export function createDirectory(place: string | Sql): Directory {
     const [row] = await sql<{ tenant_id: string; scopes: Scope[] }[]>`
       SELECT tenant_id, array_to_json(scopes) AS scopes FROM api_keys
       WHERE hash = decode(${keyHash}, 'hex') AND revoked_at IS NULL`
-    const principal = row ? { tenantId: row.tenant_id, scopes: new Set(row.scopes) } : undefined
+    forget(keyHash)
+    if (!row) {
+      strangers.set(keyHash, Date.now())
+      return undefined
+    }
+    const principal = { tenantId: row.tenant_id, scopes: new Set(row.scopes) }
     keys.set(keyHash, { principal, sinceMs: Date.now() })
     return principal
   }
@@ -117,16 +129,36 @@ export function createDirectory(place: string | Sql): Directory {
 
   async function authenticate(keyHash: string): Promise<Principal | undefined> {
     const known = keys.get(keyHash)
-    const age = known ? Date.now() - known.sinceMs : Number.POSITIVE_INFINITY
-    if (known && age < FRESH_MS) return known.principal
+    if (!known) return await authenticateStranger(keyHash)
+    const { principal } = known
+    const age = Date.now() - known.sinceMs
+    if (age < FRESH_MS) return principal
     const { found, sinceMs } = lookUp(keyHash)
-    if (!known?.principal || age >= BELIEVED_MS) return await found
+    if (age >= BELIEVED_MS) return await found
     try {
-      return await within(found, sinceMs + PATIENCE_MS - Date.now(), known.principal)
+      return await within(found, sinceMs + PATIENCE_MS - Date.now(), principal)
     } catch (error) {
-      if (failureOf(error) === 'unreachable') return known.principal
+      if (failureOf(error) === 'unreachable' || error instanceof ReadsSaturated) return principal
       throw error
     }
+  }
+
+  async function authenticateStranger(keyHash: string): Promise<Principal | undefined> {
+    const sinceMs = strangers.get(keyHash)
+    if (sinceMs !== undefined && Date.now() - sinceMs < FRESH_MS) return undefined
+    const underWay = lookUps.get(keyHash)
+    if (underWay) return await underWay.found
+    if (strangersWaiting >= STRANGERS_MAX)
+      throw new ReadsSaturated(`${STRANGERS_MAX} keys that are not known wait to be looked up already`)
+    strangersWaiting += 1
+    return await lookUp(keyHash).found.finally(() => {
+      strangersWaiting -= 1
+    })
+  }
+
+  function forget(keyHash: string): void {
+    keys.delete(keyHash)
+    strangers.delete(keyHash)
   }
 
   /** @returns whether there was none of that hash before */
@@ -136,7 +168,7 @@ export function createDirectory(place: string | Sql): Directory {
       VALUES (decode(${keyHash}, 'hex'), ${tenantId}, ${hint},
               (SELECT array_agg(value) FROM json_array_elements_text(${JSON.stringify(scopes)}::text::json)))
       ON CONFLICT (hash) DO NOTHING RETURNING 1 AS added`
-    keys.delete(keyHash)
+    forget(keyHash)
     return added.length > 0
   }
 
@@ -183,7 +215,7 @@ export function createDirectory(place: string | Sql): Directory {
       const revoked = await sql`
         UPDATE api_keys SET revoked_at = now() WHERE hash = decode(${id}, 'hex') AND revoked_at IS NULL
         RETURNING 1 AS revoked`
-      keys.delete(id)
+      forget(id)
       return revoked.length > 0
     },
     async close() {

@@ -44,6 +44,18 @@ describe('the guard of reads', () => {
     expect(await guard.run(ask)).toBe(2)
   })
 
+  it('with a short window is opened by as much silence as there are connections, however much was answered before', async () => {
+    vi.useFakeTimers({ toFake: ['Date'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const guard = createReadGuard({ atOnceMax: 2, window: 3 })
+    const answered = async () => 'answered'
+    for (let i = 0; i < 30; i++) await guard.run(answered)
+    await expect(guard.run(lost)).rejects.toThrow('gone')
+    for (let i = 0; i < 2; i++) expect(await guard.run(answered)).toBe('answered')
+    for (let i = 0; i < 2; i++) await expect(guard.run(lost)).rejects.toThrow('gone')
+    await expect(guard.run(answered)).rejects.toThrow('was silent lately')
+  })
+
   it('lets nobody wait for the one that is being tried', async () => {
     const { guard, later } = await openedGuard()
     later()
