@@ -131,7 +131,7 @@ export const PROBLEMS = {
   },
   saturated: {
     status: 503,
-    title: 'Too much is waiting to be posted',
+    title: 'Too much is waiting already',
     advice: 'Retry after the time given, same key.',
   },
   overloaded: {
