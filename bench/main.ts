@@ -17,6 +17,7 @@ const { positionals, values } = parseArgs({
     seed: { type: 'string', default: '1' },
     svg: { type: 'string' },
     direct: { type: 'boolean', default: false },
+    together: { type: 'boolean', default: false },
   },
 })
 
@@ -28,6 +29,7 @@ const options = {
   seed: Number(values.seed),
   svg: values.svg,
   direct: values.direct,
+  together: values.together,
 }
 
 switch (positionals[0]) {
@@ -54,7 +56,7 @@ switch (positionals[0]) {
     break
   default:
     console.error(
-      'usage: npm run bench -- posting|async|http|cross-shard|balance-reads|observed|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--direct] [--json]',
+      'usage: npm run bench -- posting|async|http|cross-shard|balance-reads|observed|overload [--accounts N] [--transfers N] [--seconds N] [--seed N] [--svg FILE] [--direct] [--together] [--json]',
     )
     process.exitCode = 2
 }

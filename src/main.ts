@@ -161,7 +161,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
     })
     stopping.add('answers', 'changes of the shard map', () => recovery.stop())
     const firstUrl = databases.urls[0] ?? ''
-    // Tenants, webhook endpoints, the last audit.
+    // Keys, and the last audit.
     const first = connectForCallers(firstUrl, 'zerosum callers')
     stopping.add('pools', 'connections for callers', () => first.end())
     const directory = createDirectory(first)
@@ -182,7 +182,7 @@ export async function startNode(config: Config, log: Log): Promise<Node> {
 
     const onRefused = sometimes(({ host, why }) => logger.warn({ host, why }, 'a webhook host is not called'))
     const rules = { allowPrivate: config.webhooksAllowPrivate, onRefused }
-    const webhookEndpoints = openEndpoints(first, rules)
+    const webhookEndpoints = openEndpoints(answering, rules)
     const pruning = startTracePruning({
       ...{ shards: () => router.shards.map(({ number }) => number), pools: background },
       onTrouble: (error) => trouble('old traces could not be removed and will be', error),

@@ -21,13 +21,21 @@ export type AuditsOptions = {
   /** A pool on the first shard by which what was found is shown; else one of its own. */
   shownBy?: Sql
   intervalMs?: number
+  /** How long an audit waits at most while there is no rest. */
+  putOffMsMax?: number
+  /** Asked before each audit but the first: whether this node has had rest since it was last asked. */
+  hasRest?: () => boolean
   onTrouble: (error: unknown) => void
 }
 
 /** Often, so that each has little to do: a machine that is full feels a minute of its work being read again. */
 const INTERVAL_MS = 20_000
-/** Between these, an hour, an audit looks at new blocks only. */
-const WHOLE_EVERY = 180
+/** Above this part of the time at work, a node's event loop has no rest, and its audit waits for rest: what callers ask for goes first. */
+const UTILIZATION_MAX = 0.8
+/** It waits no longer: what is wrong must not stay hidden behind a crowd. */
+const PUT_OFF_MS_MAX = 5 * 60_000
+/** Between these, an audit looks at new blocks only. */
+const WHOLE_EVERY_MS = 3_600_000
 const CLOSE_MS_MAX = 5_000
 const ANSWER_MS_MAX = 5_000
 const KEPT_US = 30 * 24 * 3600 * 1_000_000
@@ -47,14 +55,21 @@ function whereOf({ shards, transit, copies }: Verification): string {
  * Audits all shards again and again, in a thread of its own, so that no request waits for it; one node at a time. Each finding is
  * kept for all nodes to show.
  */
-export function startAudits({ urls, shownBy, intervalMs = INTERVAL_MS, onTrouble }: AuditsOptions): Audits {
+export function startAudits({
+  urls,
+  shownBy,
+  intervalMs = INTERVAL_MS,
+  putOffMsMax = PUT_OFF_MS_MAX,
+  hasRest = watchRest(),
+  onTrouble,
+}: AuditsOptions): Audits {
   const url = urls()[0] ?? ''
   // It holds a lock for as long as an audit takes.
   const sql = connect(url, { max: 1, name: 'zerosum audits', answerMsMax: ANSWER_MS_MAX })
   const shown = connectOrShare(shownBy ?? url, { max: 1, name: 'zerosum audits shown', answerMsMax: ANSWER_MS_MAX })
   const stopping = new AbortController()
   let worker: Worker | undefined
-  let round = 0
+  let wholeMs = -Infinity
 
   async function last(): Promise<LastAudit | undefined> {
     const [row] = await shown<{ report: Verification; finished_us: bigint; took_ms: number }[]>`
@@ -70,7 +85,9 @@ export function startAudits({ urls, shownBy, intervalMs = INTERVAL_MS, onTrouble
       const [lock] = await sql<{ taken: boolean }[]>`SELECT pg_try_advisory_xact_lock(${LOCK_KEY}) AS taken`
       if (!lock?.taken) return
       const began = performance.now()
-      const verification = await ask(round++ % WHOLE_EVERY === 0 ? 'whole' : 'since')
+      const isWhole = began - wholeMs >= WHOLE_EVERY_MS
+      const verification = await ask(isWhole ? 'whole' : 'since')
+      if (isWhole) wholeMs = began
       const tookMs = Math.round(performance.now() - began)
       const nowUs = Date.now() * 1000
       await sql`
@@ -105,10 +122,14 @@ export function startAudits({ urls, shownBy, intervalMs = INTERVAL_MS, onTrouble
   }
 
   async function loop(): Promise<void> {
+    let triedMs = -Infinity
     while (!stopping.signal.aborted) {
-      await audit().catch((error) => {
-        if (!stopping.signal.aborted) onTrouble(error)
-      })
+      if (performance.now() - triedMs >= putOffMsMax || hasRest()) {
+        await audit().catch((error) => {
+          if (!stopping.signal.aborted) onTrouble(error)
+        })
+        triedMs = performance.now()
+      }
       await sleep(intervalMs * (0.75 + Math.random() / 2), undefined, { signal: stopping.signal }).catch(() => {})
     }
   }
@@ -122,5 +143,16 @@ export function startAudits({ urls, shownBy, intervalMs = INTERVAL_MS, onTrouble
       await worker?.terminate()
       await Promise.all([sql.end({ timeout: 5 }), shown.end({ timeout: 5 })])
     },
+  }
+}
+
+/** By the part of the time in which this thread's event loop was at work. */
+function watchRest(): () => boolean {
+  let last = performance.eventLoopUtilization()
+  return () => {
+    const now = performance.eventLoopUtilization()
+    const { utilization } = performance.eventLoopUtilization(now, last)
+    last = now
+    return utilization < UTILIZATION_MAX
   }
 }

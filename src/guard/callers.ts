@@ -3,8 +3,6 @@ import { createReadGuard } from './readGuard.ts'
 
 const CONNECTIONS = 2
 const ANSWER_MS_MAX = 5_000
-/** When both connections have met silence it is time to stop asking, whatever was answered before. */
-const WINDOW = 3
 
 /**
  * Connections to the first shard's database for what callers wait for beside the ledger: at most so many statements and transactions wait for
@@ -12,6 +10,6 @@ const WINDOW = 3
  * @param name shown in `pg_stat_activity`
  */
 export function connectForCallers(url: string, name: string): Sql {
-  const { run: guard } = createReadGuard({ atOnceMax: CONNECTIONS, window: WINDOW })
+  const { run: guard } = createReadGuard({ atOnceMax: CONNECTIONS })
   return connect(url, { max: CONNECTIONS, name, answerMsMax: ANSWER_MS_MAX, guard })
 }

@@ -25,15 +25,12 @@ export type ReadGuardOptions = {
   /** As many as there are connections. */
   atOnceMax: number
   waitingMax?: number
-  /** How many of the last calls the breaker looks at. */
-  window?: number
   /** How long the breaker stays open at first and at most; longer each time that a try has failed. */
   openMs?: number
   openMsMax?: number
 }
 
-/** The breaker opens when more than half of the last so many calls found the database unreachable, but not before so many were made. */
-const WINDOW = 20
+/** The breaker does not open before so many calls were made; of fewer connections as many as there are. */
 const CALLS_MIN = 5
 
 /**
@@ -43,10 +40,11 @@ const CALLS_MIN = 5
 export function createReadGuard({
   atOnceMax,
   waitingMax = 500,
-  window = WINDOW,
   openMs = 500,
   openMsMax = 5_000,
 }: ReadGuardOptions): ReadGuard {
+  // When every connection has met silence, more than half of these did: it is time to stop asking, whatever was answered before.
+  const window = 2 * atOnceMax - 1
   const breaker = circuitBreaker(
     handleWhen((error) => failureOf(error) === 'unreachable'),
     {
@@ -54,7 +52,7 @@ export function createReadGuard({
       breaker: new CountBreaker({
         threshold: 0.5,
         size: window,
-        minimumNumberOfCalls: Math.min(CALLS_MIN, Math.ceil(window / 2)),
+        minimumNumberOfCalls: Math.min(CALLS_MIN, atOnceMax),
       }),
     },
   )

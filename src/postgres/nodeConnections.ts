@@ -4,7 +4,8 @@
  *
  *   each shard   2 poster, 6 reads, 3 in the background: following blocks, or relaying them, and ending moves; and without Kafka
  *                2 of the queue of what is posted later
- *   the first    2 for callers (keys, webhook endpoints), 2 for projections and ends of asynchronous requests, 3 handlers of consumer groups, 2 webhook deliveries,
+ *   the first    2 for callers' keys, 2 for projections, webhook endpoints and ends of asynchronous requests,
+ *                3 handlers of consumer groups, 2 webhook deliveries,
  *                1 by which commands see the node, 1 that holds the lock of the audit
  */
 export const NODE_CONNECTIONS = { eachShard: 13, firstShard: 11 } as const

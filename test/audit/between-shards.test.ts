@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { readdir, readFile } from 'node:fs/promises'
 import { getPriority } from 'node:os'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { startAudits } from '../../src/audit/background.ts'
+import { type Audits, startAudits } from '../../src/audit/background.ts'
 import { verifyAll } from '../../src/audit/verification.ts'
 import { parseId, slotOfId } from '../../src/core/ids.ts'
 import { requestOf, stepRequest } from '../../src/core/request.ts'
@@ -245,6 +245,35 @@ describe('audits that go on by themselves', () => {
     const bad = await until((balanced) => !balanced)
     expect(bad.verification.shards[1]?.discrepancy).toMatchObject({ block: 2 })
     await expect.poll(() => troubles.join('\n')).toContain('the books do not agree')
+  })
+
+  test('wait while the node has no rest, but the first one never, and none for ever', async () => {
+    const url = await migratedDatabase()
+    const start = (putOffMsMax: number, hasRest: () => boolean) => {
+      const onTrouble = (error: unknown) => expect.unreachable(String(error))
+      const audits = startAudits({ urls: () => [url], intervalMs: 1, putOffMsMax, hasRest, onTrouble })
+      onTestFinished(() => audits.close())
+      return audits
+    }
+    const finishedUs = async (audits: Audits) => (await audits.last())?.finishedUs ?? 0
+    let asked = 0
+    let hasRest = false
+    const patient = start(3_600_000, () => {
+      asked += 1
+      return hasRest
+    })
+    await expect.poll(() => finishedUs(patient)).toBeGreaterThan(0)
+    const firstUs = await finishedUs(patient)
+    await expect.poll(() => asked).toBeGreaterThan(20)
+    expect(await finishedUs(patient)).toBe(firstUs)
+    hasRest = true
+    await expect.poll(() => finishedUs(patient)).toBeGreaterThan(firstUs)
+    await patient.close()
+    const hurried = start(10, () => false)
+    const beforeUs = await finishedUs(hurried)
+    await expect.poll(() => finishedUs(hurried)).toBeGreaterThan(beforeUs)
+    const onceUs = await finishedUs(hurried)
+    await expect.poll(() => finishedUs(hurried)).toBeGreaterThan(onceUs)
   })
 })
 
