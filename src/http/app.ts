@@ -109,8 +109,11 @@ export async function buildApp({
   app.addHook('onRequest', async (request, reply) => {
     watch(request, reply)
     reply.header('x-correlation-id', request.id)
-    // Who keeps connections opens the next one elsewhere.
+  })
+  app.addHook('onSend', (_request, reply, payload, done) => {
+    // Who keeps connections opens the next one elsewhere; and the node would wait for one that is kept after the last answer.
     if (stopping?.aborted) reply.header('connection', 'close')
+    done(null, payload)
   })
   guardHeads(app, isSecure)
 

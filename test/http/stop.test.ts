@@ -74,6 +74,27 @@ describe('a node that is asked to stop', () => {
     expect(await stopped).toBe(0)
   })
 
+  test('answers what it was asked before in the same way, so that it waits for no connection that is kept', async () => {
+    const databaseUrl = await migratedDatabase()
+    const one = await stage({ databaseUrl }, Math.random)
+    const [from = '', to = ''] = one.wallets
+    const sql = connectTo(databaseUrl, { max: 2, role: null })
+    onTestFinished(() => sql.end())
+    const underWay = await sql.begin(async (tx) => {
+      await tx`SET LOCAL idle_in_transaction_session_timeout = 0`
+      await tx`SELECT FROM chain_head FOR UPDATE`
+      const answer = one.client.pay(from, to, 1)
+      const waiting = () =>
+        sql`SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
+      while ((await waiting()).length === 0) await sleep(20)
+      const stopped = one.node.stop()
+      while (!one.node.output().includes('answering what is under way')) await sleep(10)
+      return { answer, stopped }
+    })
+    expect(await underWay.answer).toMatchObject({ status: 201, headers: { connection: 'close' } })
+    expect(await underWay.stopped).toBe(0)
+  })
+
   test('lets go of its leases, so that another need not miss it first', async () => {
     const databaseUrl = await migratedDatabase()
     const one = await stage({ databaseUrl }, Math.random)
