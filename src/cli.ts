@@ -1,18 +1,13 @@
 #!/usr/bin/env node
 import { constants } from 'node:os'
-import { runDlq } from './async/command.ts'
-import { openQueue } from './async/start.ts'
+// What has most of the program behind it (main.ts, the clients of Kafka and Redis) is loaded by the command that needs it: the others begin at once.
 import { createPools } from './bus/pools.ts'
 import { alignWithChains, NodesRunning } from './bus/restored.ts'
-import { flushCache } from './cache/command.ts'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { shareDatabases } from './databases.ts'
 import { demoText } from './demo.ts'
-import { doctor } from './doctor/command.ts'
-import { startNode } from './main.ts'
 import { type Log, openLog } from './observe/log.ts'
-import { replayProjections } from './projections/command.ts'
-import { RedisRefused } from './redis/cluster.ts'
+import { RedisRefused } from './redis/connection.ts'
 import { addShard, drainShard, moveSlots, printPlan } from './relocation/command.ts'
 import { ShardsAway } from './shards/awaitShards.ts'
 import { checkShards, prepareShards, ShardListError } from './shards/map.ts'
@@ -71,6 +66,7 @@ async function runNode(config: Config, log: Log, say: (text: string) => void): P
       })
     }
   })
+  const { startNode } = await import('./main.ts')
   const node = await startNode(config, log)
   isUp = true
   if (config.shardUrls.length === 0 && node.shardCount === 1) {
@@ -191,6 +187,7 @@ async function replay([what, ...options]: string[]): Promise<number | undefined>
   const [option, block, ...rest] = options.length === 0 ? ['--from', '0'] : options
   if (what !== 'projections' || option !== '--from' || !/^\d{1,15}$/.test(block ?? '') || rest.length > 0)
     return undefined
+  const { replayProjections } = await import('./projections/command.ts')
   const config = readConfig()
   const databases = await shareDatabases(config)
   try {
@@ -202,6 +199,7 @@ async function replay([what, ...options]: string[]): Promise<number | undefined>
 
 /** @returns `undefined` if that is not how it is called */
 async function dlq(args: string[]): Promise<number | undefined> {
+  const [{ openQueue }, { runDlq }] = await Promise.all([import('./async/start.ts'), import('./async/command.ts')])
   const config = readConfig()
   const databases = await shareDatabases(config)
   const queue = openQueue({
@@ -218,6 +216,7 @@ async function dlq(args: string[]): Promise<number | undefined> {
 }
 
 async function flush(): Promise<number> {
+  const { flushCache } = await import('./cache/command.ts')
   const config = readConfig()
   const databases = await shareDatabases(config)
   try {
@@ -239,7 +238,7 @@ async function restored(): Promise<number> {
     const shards = urls.map((_, shard) => shard)
     const { marks, readers } = await alignWithChains(pool, shards)
     console.log(`${marks} marks of blocks that are gone were moved back; ${readers} readers were sent back.`)
-    const code = redis ? await flushCache(urls[0] ?? '', redis) : 0
+    const code = redis ? await (await import('./cache/command.ts')).flushCache(urls[0] ?? '', redis) : 0
     if (code === 0) console.log('Next: zerosum replay projections, and zerosum verify.')
     return code
   } finally {
@@ -255,7 +254,11 @@ async function run([command, ...args]: string[]): Promise<number> {
     case 'verify':
       return await verify(args)
     case 'doctor':
-      return await doctor({ readConfig, openDatabases: shareDatabases, json: args.includes('--json') })
+      return await (await import('./doctor/command.ts')).doctor({
+        readConfig,
+        openDatabases: shareDatabases,
+        json: args.includes('--json'),
+      })
     case 'migrate':
       return await migrate()
     case 'shards':

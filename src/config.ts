@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import packageJson from '../package.json' with { type: 'json' }
-import { type KafkaSecurity, SASL_MECHANISMS } from './bus/kafkaSecurity.ts'
+import type { KafkaSecurity } from './bus/kafkaSecurity.ts'
+import { SASL_MECHANISMS } from './bus/saslMechanisms.ts'
 import { LOG_FORMS, LOG_LEVELS, type LogForm, type LogLevel } from './observe/log.ts'
 import { SAMPLERS, type Sampling } from './observe/sampling.ts'
 import { securedUrl } from './postgres/tls.ts'

@@ -1,10 +1,7 @@
 import { isIP } from 'node:net'
 import { type Connection, type ConnectionOptions, instancesChannel } from '@platformatic/kafka'
 import { TLS_VERSION_MIN, type Tls } from '../tls/files.ts'
-
-/** The mechanisms by which this program logs in to Kafka. */
-export const SASL_MECHANISMS = ['SCRAM-SHA-512', 'SCRAM-SHA-256', 'PLAIN'] as const
-export type SaslMechanism = (typeof SASL_MECHANISMS)[number]
+import type { SaslMechanism } from './saslMechanisms.ts'
 
 /** How connections to brokers are made: without `tls` in plain text, without `sasl` as nobody. */
 export type KafkaSecurity = {

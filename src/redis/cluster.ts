@@ -1,8 +1,5 @@
 import { createClient } from '@redis/client'
-import { connectionOptions, type RedisServer } from './connection.ts'
-
-/** This Redis can't be used. */
-export class RedisRefused extends Error {}
+import { connectionOptions, RedisRefused, type RedisServer } from './connection.ts'
 
 const ASK_MS_MAX = 3_000
 

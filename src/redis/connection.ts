@@ -15,6 +15,9 @@ export type RedisServer = {
   tls?: Tls | undefined
 }
 
+/** This Redis can't be used. */
+export class RedisRefused extends Error {}
+
 /** What is asked of a connection. */
 export type RedisConnection = RedisServer & {
   /** As Redis lists it. */
