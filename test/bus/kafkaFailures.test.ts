@@ -77,7 +77,7 @@ describeWith('kafka', 'the ledger’s events, when three real brokers fail', () 
   async function expectAll(): Promise<void> {
     const all = await allEvents(node.urls)
     const effects = async () => (await effectsOf(node.urls[0] ?? '', group)) as LedgerEvent[]
-    const isAll = async () => (await effects()).length >= all.length && once(received).length >= all.length
+    const isAll = async () => once(received).length >= all.length && (await effects()).length >= all.length
     await until(isAll, () => `${once(received).length} of ${all.length} came`, 150)
     expect(byKey(await effects())).toEqual(byKey(all))
     expect(byKey(once(received))).toEqual(byKey(all))

@@ -3,6 +3,7 @@ import { readBlocks } from '../../src/bus/blocks.ts'
 import type { Bus } from '../../src/bus/bus.ts'
 import { eventsOf, type LedgerEvent } from '../../src/bus/events.ts'
 import { connect } from '../../src/postgres/connect.ts'
+import { inFlight, withShards } from '../saga/books.ts'
 import { type Api, openApi } from '../support/api.ts'
 import { migratedDatabase } from '../support/database.ts'
 
@@ -50,17 +51,12 @@ export async function openLedgerStage(): Promise<Pick<Stage, 'api' | 'urls' | 'l
 
 /** Waits until no saga is under way: as long as one is, there are events to come, also of what was answered as pending. */
 export async function untilSagasOver(urls: readonly string[]): Promise<void> {
-  await until(
-    async () => (await Promise.all(urls.map(sagasInFlight))).every((count) => count === 0),
-    () => 'sagas are under way',
+  await withShards(urls, (shards) =>
+    until(
+      async () => (await Promise.all(shards.map(inFlight))).every((count) => count === 0),
+      () => 'sagas are under way',
+    ),
   )
-}
-
-async function sagasInFlight(url: string): Promise<number> {
-  const sql = connect(url, { max: 1, name: 'test' })
-  const [row] = await sql<{ count: bigint }[]>`SELECT count(*) FROM sagas_in_flight`
-  await sql.end()
-  return Number(row?.count)
 }
 
 /** All events that there are, shard by shard, in order. */
