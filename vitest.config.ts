@@ -1,15 +1,32 @@
 import { defineConfig } from 'vitest/config'
 import { BaseSequencer, type TestSpecification } from 'vitest/node'
 
-/** The files that take minutes, the longest first. What comes last runs alone, so it had better be short. */
+/** The files that take half a minute and more, the longest first; the others follow by their size. What comes last runs alone, so it had better be short. */
 const LONG = [
   'relocation/load',
-  'saga/partition',
-  'saga/recovery',
-  'http/crash',
+  'faults/kafka',
   'bus/kafkaFailures',
+  'saga/partition',
+  'faults/postgres',
+  'webhooks/dispatcher',
+  'http/cross-shard',
+  'observe/traces',
+  'saga/recovery',
+  'http/stopHeldUp',
+  'ledger/poster',
+  'http/rolling',
+  'postgres/embedded',
+  'http/crash',
+  'shards/map',
+  'ledger/auditor',
+  'bus/order',
+  'bus/kafkaTls',
+  'cache/restore',
   'http/stop',
   'shards/start',
+  'faults/redis',
+  'consumers/nodes',
+  'live/nodes',
 ]
 
 class LongFirst extends BaseSequencer {
