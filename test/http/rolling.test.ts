@@ -54,7 +54,16 @@ describeWith('haproxy', 'two nodes behind the balancer', () => {
       amounts.set(to, (amounts.get(to) ?? 0n) + 1n)
       sent.push(client.pay(from, to, 1, { key: randomUUID() }).catch((error: Error) => error))
     }, EVERY_MS)
-    onTestFinished(() => clearInterval(load))
+    // The balancer sends these to nobody a second time: they need the drain.
+    const changed: Promise<string>[] = []
+    const changes = setInterval(() => {
+      const change = client.call<unknown>('PATCH', `/v1/wallets/${wallets[changed.length % 8]}`, { status: 'active' })
+      changed.push(change.then(({ status, text }) => (status === 200 ? '' : `${status} ${text}`), String))
+    }, EVERY_MS / 5)
+    onTestFinished(() => {
+      clearInterval(load)
+      clearInterval(changes)
+    })
 
     for (const [port, node] of nodes) {
       await sleep(500)
@@ -63,6 +72,8 @@ describeWith('haproxy', 'two nodes behind the balancer', () => {
       while (!(await areReady())) await sleep(50)
     }
     await sleep(500)
+    clearInterval(changes)
+    expect((await Promise.all(changed)).filter(Boolean)).toEqual([])
     // A call that it had begun goes to the other node with the same key, and is done once.
     await nodes.get(ports[0] ?? 0)?.kill()
     await sleep(2_000)
