@@ -43,6 +43,8 @@ Settings come from the environment: see README.md.`
 async function start(): Promise<number> {
   const config = readConfig()
   const log = openLog(config.log)
+  // Whoever read what is said may go away: the node goes on.
+  process.stdout.on('error', () => {})
   const say = config.log.form === 'json' ? (text: string) => log.logger.info(text) : console.log
   try {
     return await runNode(config, log, say)

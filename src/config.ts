@@ -74,6 +74,7 @@ export class ConfigError extends Error {
 const CONNECTIONS_MAX = 10_000
 const KAFKA_PARTITIONS = 12
 const KAFKA_PARTITIONS_MAX = 1_000
+const OTLP_TIMEOUT_MS_MAX = 60_000
 const TENANT_RATE_MAX = 1_000_000
 const AGE_MS_MAX = 200
 const DRAIN_MS = 500
@@ -88,10 +89,7 @@ const START_WAIT_MS_MAX = 3_600_000
 export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
   const mistakes: string[] = []
   const env = withSecrets(given, mistakes)
-  const port = Number(env['PORT'] || 3000)
-  if (!Number.isInteger(port) || port < 0 || port > 65_535) {
-    mistakes.push(`PORT is "${env['PORT']}": give a number from 0 to 65535`)
-  }
+  const port = numberOf('PORT', env, { min: 0, max: 65_535 }, mistakes) ?? 3000
   const shardUrls = (env['ZEROSUM_SHARDS'] ?? '').split(',').map((url) => url.trim())
   const isEmbedded = shardUrls.length === 1 && shardUrls[0] === ''
   if (!isEmbedded) {
@@ -101,15 +99,14 @@ export function readConfig(given: NodeJS.ProcessEnv = process.env): Config {
       else attempt(`ZEROSUM_SHARDS, item ${i + 1}`, () => securedUrl(url), mistakes)
     }
   }
-  const kafkaBrokers = listOf(env['KAFKA_BROKERS'])
+  const kafkaBrokers = listOf('KAFKA_BROKERS', env, '', mistakes)
   for (const [i, broker] of kafkaBrokers.entries()) {
     if (!isHostAndPort(broker)) mistakes.push(`KAFKA_BROKERS, item ${i + 1} is "${broker}": give host:port`)
   }
-  const kafkaPartitions = Number(env['KAFKA_PARTITIONS'] || KAFKA_PARTITIONS)
-  if (!Number.isInteger(kafkaPartitions) || kafkaPartitions < 1 || kafkaPartitions > KAFKA_PARTITIONS_MAX) {
-    mistakes.push(`KAFKA_PARTITIONS is "${env['KAFKA_PARTITIONS']}": give a number from 1 to ${KAFKA_PARTITIONS_MAX}`)
-  }
-  const consumers = env['ZEROSUM_CONSUMERS'] === 'none' ? [] : listOf(env['ZEROSUM_CONSUMERS'] || DEFAULT_CONSUMERS)
+  const kafkaPartitions =
+    numberOf('KAFKA_PARTITIONS', env, { min: 1, max: KAFKA_PARTITIONS_MAX }, mistakes) ?? KAFKA_PARTITIONS
+  const consumers =
+    env['ZEROSUM_CONSUMERS'] === 'none' ? [] : listOf('ZEROSUM_CONSUMERS', env, DEFAULT_CONSUMERS, mistakes)
   for (const unknown of consumers.filter((name) => !isOneOf(CONSUMERS, name))) {
     mistakes.push(`ZEROSUM_CONSUMERS has "${unknown}": list some of ${CONSUMERS.join(', ')}, or say none`)
   }
@@ -204,8 +201,8 @@ function numberOf(
 ): number | undefined {
   const text = env[name]
   if (!text) return undefined
-  const number = Number(text)
-  if (!Number.isInteger(number) || number < min || number > max) {
+  const number = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN
+  if (!(number >= min && number <= max)) {
     mistakes.push(`${name} is "${text}": give a number from ${min} to ${max}`)
   }
   return number
@@ -269,9 +266,11 @@ function kafkaSecurityOf(env: NodeJS.ProcessEnv, mistakes: string[]): KafkaSecur
 /** Tracing as OpenTelemetry's variables have it: on if there is somewhere to send traces to. */
 function tracingOf(env: NodeJS.ProcessEnv, mistakes: string[]): Sampling | undefined {
   const of = (name: string) => env[`OTEL_EXPORTER_OTLP_TRACES_${name}`] || env[`OTEL_EXPORTER_OTLP_${name}`]
+  const disabled = (env['OTEL_SDK_DISABLED'] || 'false').toLowerCase()
+  if (disabled !== 'true' && disabled !== 'false')
+    mistakes.push(`OTEL_SDK_DISABLED is "${disabled}": say true or false`)
   const [endpoint, exporter] = [of('ENDPOINT'), env['OTEL_TRACES_EXPORTER'] || 'otlp']
-  if (env['OTEL_SDK_DISABLED']?.toLowerCase() === 'true' || exporter === 'none' || endpoint === undefined)
-    return undefined
+  if (disabled === 'true' || exporter === 'none' || endpoint === undefined) return undefined
   if (!URL.canParse(endpoint) || !/^https?:$/.test(new URL(endpoint).protocol))
     mistakes.push('OTEL_EXPORTER_OTLP_ENDPOINT is not an http:// or https:// URL')
   if (exporter !== 'otlp') mistakes.push(`OTEL_TRACES_EXPORTER is "${exporter}": say otlp or none`)
@@ -281,10 +280,29 @@ function tracingOf(env: NodeJS.ProcessEnv, mistakes: string[]): Sampling | undef
   const wanted = env['OTEL_TRACES_SAMPLER'] || 'parentbased_always_on'
   const sampler = SAMPLERS.find((name) => name === wanted)
   if (!sampler) mistakes.push(`OTEL_TRACES_SAMPLER is "${wanted}": name one of ${SAMPLERS.join(', ')}`)
-  const ratio = Number(env['OTEL_TRACES_SAMPLER_ARG'] || 1)
-  if (!(ratio >= 0 && ratio <= 1))
-    mistakes.push(`OTEL_TRACES_SAMPLER_ARG is "${env['OTEL_TRACES_SAMPLER_ARG']}": give a number from 0 to 1`)
+  const argument = env['OTEL_TRACES_SAMPLER_ARG'] || '1'
+  const ratio = /\d/.test(argument) ? Number(argument) : Number.NaN
+  if (!(ratio >= 0 && ratio <= 1)) mistakes.push(`OTEL_TRACES_SAMPLER_ARG is "${argument}": give a number from 0 to 1`)
+  checkExporter(env, mistakes)
   return { sampler: sampler ?? 'parentbased_always_on', ratio }
+}
+
+/** What the exporter reads by itself: it would only warn of what it does not understand, and go on without. */
+function checkExporter(env: NodeJS.ProcessEnv, mistakes: string[]): void {
+  for (const prefix of ['OTEL_EXPORTER_OTLP', 'OTEL_EXPORTER_OTLP_TRACES']) {
+    numberOf(`${prefix}_TIMEOUT`, env, { min: 1, max: OTLP_TIMEOUT_MS_MAX }, mistakes)
+    const compression = env[`${prefix}_COMPRESSION`] || 'none'
+    if (compression !== 'gzip' && compression !== 'none')
+      mistakes.push(`${prefix}_COMPRESSION is "${compression}": say gzip or none`)
+    // They may hold a key, and are not shown.
+    const headers = (env[`${prefix}_HEADERS`] ?? '').split(',').filter((header) => header.trim() !== '')
+    if (!headers.every((header) => /^\s*[\w!#$%&'*+.^`|~-]+\s*=/.test(header)))
+      mistakes.push(`${prefix}_HEADERS is not a list of name=value, with commas between`)
+    for (const what of ['CERTIFICATE', 'CLIENT_CERTIFICATE', 'CLIENT_KEY']) {
+      const path = env[`${prefix}_${what}`]
+      if (path) attempt(`${prefix}_${what}`, () => readText(path), mistakes)
+    }
+  }
 }
 
 function isPostgresUrl(text: string): boolean {
@@ -299,11 +317,15 @@ function isRedisUrl(text: string): boolean {
   return URL.canParse(text) && /^rediss?:$/.test(new URL(text).protocol)
 }
 
-function listOf(text = ''): string[] {
-  return text
+/** What is set but has nothing in it is a mistake: it would be as if it were not set, or as if nothing were wanted. */
+function listOf(name: string, env: NodeJS.ProcessEnv, otherwise: string, mistakes: string[]): string[] {
+  const text = env[name] || otherwise
+  const items = text
     .split(',')
     .map((item) => item.trim())
     .filter((item) => item !== '')
+  if (text !== '' && items.length === 0) mistakes.push(`${name} is "${text}": there is nothing in it`)
+  return items
 }
 
 function isHostAndPort(text: string): boolean {

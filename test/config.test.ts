@@ -155,6 +155,14 @@ test('every mistake in the settings is told at once, by its name, without what m
     ZEROSUM_CONNECTIONS_PER_ADDRESS_MAX: '0',
     ZEROSUM_DRAIN_MS: '-1',
     ZEROSUM_START_WAIT_MS: 'long',
+    OTEL_SDK_DISABLED: 'maybe',
+    OTEL_TRACES_SAMPLER_ARG: ' ',
+    OTEL_EXPORTER_OTLP_ENDPOINT: 'collector',
+    OTEL_EXPORTER_OTLP_TIMEOUT: 'abc',
+    OTEL_EXPORTER_OTLP_COMPRESSION: 'brotli',
+    OTEL_EXPORTER_OTLP_HEADERS: 'x-key=secret,garbage',
+    OTEL_EXPORTER_OTLP_CERTIFICATE: '/nope',
+    OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY: '/nope',
   }
   const error = new ConfigError(mistakesOf(wrong))
   for (const name of Object.keys(wrong)) {
@@ -164,6 +172,15 @@ test('every mistake in the settings is told at once, by its name, without what m
   }
   expect(error.message).not.toContain('secret')
 })
+
+test.each(['PORT', 'ZEROSUM_DRAIN_MS', 'KAFKA_PARTITIONS', 'KAFKA_BROKERS', 'ZEROSUM_CONSUMERS'])(
+  '%s that is set to nothing but blanks and commas is a mistake',
+  (name) => {
+    expect(mistakesOf({ [name]: ' ' })).toEqual([expect.stringMatching(`^${name} is " "`)])
+    expect(mistakesOf({ [name]: ' , ' })).toEqual([expect.stringMatching(`^${name} is " , "`)])
+    expect(mistakesOf({ [name]: '0x10' })).toHaveLength(1)
+  },
+)
 
 test('settings that are empty are not set', () => {
   const empty = readConfig({ PORT: '', ZEROSUM_DRAIN_MS: '', ZEROSUM_START_WAIT_MS: '', ZEROSUM_SHARDS: '' })

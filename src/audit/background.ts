@@ -85,7 +85,10 @@ export function startAudits({
       const [lock] = await sql<{ taken: boolean }[]>`SELECT pg_try_advisory_xact_lock(${LOCK_KEY}) AS taken`
       if (!lock?.taken) return
       const began = performance.now()
-      const isWhole = began - wholeMs >= WHOLE_EVERY_MS
+      // What the whole of it found wrong, only the whole of it may take back, on whatever node.
+      const [newest] = await sql<{ report: Verification }[]>`
+        SELECT report FROM verifications ORDER BY finished_us DESC LIMIT 1`
+      const isWhole = began - wholeMs >= WHOLE_EVERY_MS || newest?.report.balanced === false
       const verification = await ask(isWhole ? 'whole' : 'since')
       if (isWhole) wholeMs = began
       const tookMs = Math.round(performance.now() - began)

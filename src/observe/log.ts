@@ -35,11 +35,12 @@ const HELD_BYTES_MAX = 8 * 1024 * 1024
 const CLOSE_MS_MAX = 2_000
 
 /**
- * Opens the log. JSON lines are written in the background, some together, so that no request waits for them: at the end of the process, also
+ * Opens the log. Lines are written in the background, JSON some together, so that no request waits for them: at the end of the process, also
  * by an exception that nobody caught, they are all written, then some of them twice; what kill -9 cuts off is the last quarter of a second.
  */
 export function openLog({ form, level, stream }: LogOptions): Log {
-  const out = stream ? undefined : form === 'json' ? standardOutput() : undefined
+  const linesTo = (out: DestinationStream) => (form === 'pretty' ? pretty(out) : out)
+  const out = stream || form === 'silent' ? undefined : standardOutput(form === 'pretty' ? 0 : WRITE_BYTES, linesTo)
   const logger = pino(
     {
       level: form === 'silent' ? 'silent' : level,
@@ -49,7 +50,7 @@ export function openLog({ form, level, stream }: LogOptions): Log {
       serializers: { err: errorFields },
       mixin: spanFields,
     },
-    (form === 'pretty' ? pretty(stream ?? process.stdout) : (stream ?? out)) ?? process.stdout,
+    linesTo(stream ?? out ?? process.stdout),
   )
   return {
     logger,
@@ -64,9 +65,10 @@ export function openLog({ form, level, stream }: LogOptions): Log {
   }
 }
 
-function standardOutput() {
+/** @param together so many bytes are written at once, if they come soon; people are shown each line as it comes */
+function standardOutput(together: number, linesTo: (out: DestinationStream) => DestinationStream) {
   const out = destination({
-    ...{ dest: 1, sync: false, minLength: WRITE_BYTES, maxWrite: WRITE_BYTES_MAX, maxLength: HELD_BYTES_MAX },
+    ...{ dest: 1, sync: false, minLength: together, maxWrite: WRITE_BYTES_MAX, maxLength: HELD_BYTES_MAX },
     periodicFlush: WAIT_MS_MAX,
   })
   let lost = 0
@@ -77,7 +79,7 @@ function standardOutput() {
     if (lost === 0) return
     const line = { level: 'warn', time: new Date().toISOString(), lost, msg: 'log lines were lost: nobody read them' }
     lost = 0
-    out.write(`${JSON.stringify(line)}\n`)
+    linesTo(out).write(`${JSON.stringify(line)}\n`)
   })
   return out
 }

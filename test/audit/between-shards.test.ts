@@ -245,6 +245,13 @@ describe('audits that go on by themselves', () => {
     const bad = await until((balanced) => !balanced)
     expect(bad.verification.shards[1]?.discrepancy).toMatchObject({ block: 2 })
     await expect.poll(() => troubles.join('\n')).toContain('the books do not agree')
+    // The first of the two, which has seen nothing wrong by itself, does not take it back.
+    const sql = connect(own.urls[0] ?? '', { max: 1, name: 'test' })
+    onTestFinished(() => sql.end())
+    const since = () => sql<{ balanced: boolean }[]>`
+      SELECT (report->>'balanced')::boolean AS balanced FROM verifications WHERE finished_us > ${bad.finishedUs}`
+    await expect.poll(async () => (await since()).length).toBeGreaterThan(8)
+    expect(new Set((await since()).map(({ balanced }) => balanced))).toEqual(new Set([false]))
   })
 
   test('wait while the node has no rest, but the first one never, and none for ever', async () => {

@@ -112,6 +112,49 @@ describe('the log', () => {
     expect([...new Set(numbers)].sort((a, b) => a - b)).toEqual(Array.from({ length: 5000 }, (_, i) => i))
   })
 
+  it.each(['json', 'pretty'])('as %s goes on when its reader goes away', async (form) => {
+    const source = `
+      import { openLog } from ${JSON.stringify(fileURLToPath(new URL('../../src/observe/log.ts', import.meta.url)))}
+      const log = openLog({ form: '${form}', level: 'info' })
+      const timer = setInterval(() => log.logger.info('line'), 1)
+      process.stdin.on('end', async () => {
+        clearInterval(timer)
+        await log.close()
+        process.exit(7)
+      }).resume()`
+    const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', source], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+    })
+    const exit = once(child, 'exit')
+    await once(child.stdout, 'data')
+    child.stdout.destroy()
+    await new Promise((done) => setTimeout(done, 500))
+    child.stdin.end()
+    expect(await exit).toEqual([7, null])
+  })
+
+  it.each(['json', 'pretty'])(
+    'as %s keeps so much for a reader that does not read, and counts the rest',
+    async (form) => {
+      const source = `
+      import { openLog } from ${JSON.stringify(fileURLToPath(new URL('../../src/observe/log.ts', import.meta.url)))}
+      const log = openLog({ form: '${form}', level: 'info' })
+      const text = 'x'.repeat(1000)
+      for (let i = 0; i < 20_000; i++) log.logger.info(text)
+      setTimeout(() => log.close(), 500)`
+      const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', source], {
+        stdio: ['ignore', 'pipe', 'ignore'],
+      })
+      let text = ''
+      child.stdout.setEncoding('utf8').on('data', (chunk) => {
+        text += chunk
+      })
+      expect(await once(child, 'close')).toEqual([0, null])
+      expect(text).toContain('log lines were lost: nobody read them')
+      expect(text.length).toBeLessThan(10 * 1024 * 1024)
+    },
+  )
+
   it('tells of a call that fails unexpectedly, once why and once how it was answered', async () => {
     const { log, texts } = logInto()
     const api = await openApi({
